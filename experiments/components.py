@@ -1,0 +1,174 @@
+"""The registry: from the names in a run's flags to metajax components."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optax
+
+import metajax as mj
+from metajax.base import Loss, MetaLearner, Model, Sampler
+
+
+class Problem(NamedTuple):
+    """Tasks to learn from, to choose by and to be judged on, and how they are scored."""
+
+    train: Sampler
+    validation: Sampler
+    test: Sampler
+    outputs: int  # Width of a model's last layer.
+    loss: Loss
+    metrics: dict[str, Loss]  # The first decides which parameters are best, if any.
+
+
+def sinusoid(config) -> Problem:
+    train = mj.data.Sinusoid(config.shots, config.queries)
+    test = mj.data.Sinusoid(*_evaluated_sizes(config))
+    return Problem(train, test, test, 1, mj.losses.squared_error, {})
+
+
+def glyphs(config) -> Problem:
+    return _classification(config, *map(mj.data.glyphs, mj.data.SPLITS))
+
+
+def omniglot(config) -> Problem:
+    def load(split):
+        return mj.data.omniglot(
+            split,
+            data_dir=config.data_dir,
+            classes=config.omniglot_classes,
+            resize=config.omniglot_resize,
+        )
+
+    return _classification(config, *map(load, mj.data.SPLITS))
+
+
+def mnist(config) -> Problem:
+    splits = [mj.data.mnist(s, data_dir=config.data_dir) for s in mj.data.SPLITS]
+    return _classification(config, *splits)
+
+
+def folder(config) -> Problem:
+    data = mj.data.from_folder(config.data_path, size=config.image_size)
+    return _classification(config, *_class_splits(data, config.class_split))
+
+
+def arrays(config) -> Problem:
+    data = mj.data.from_npz(config.data_path)
+    return _classification(config, *_class_splits(data, config.class_split))
+
+
+def _class_splits(data: mj.data.ClassArrays, split: list[str]):
+    """Three parts: by fractions, or by three files with one class name a line."""
+    try:
+        fractions = [float(part) for part in split]
+    except ValueError:
+        return [mj.data.by_name(data, path) for path in split]
+    return mj.data.by_fraction(data, fractions)
+
+
+def _classification(config, train, validation, test) -> Problem:
+    """Few-shot tasks from three disjoint parts of the data."""
+    permuted = {"all": (True, True), "eval": (False, True), "none": (False, False)}
+    train_permuted, eval_permuted = permuted[config.permute_labels]
+    transforms = _transforms(config)
+
+    def evaluated(data, transform):
+        return mj.data.FewShot(
+            data,
+            config.ways,
+            *_evaluated_sizes(config),
+            transform,
+            eval_permuted,
+        )
+
+    return Problem(
+        mj.data.FewShot(
+            train,
+            config.ways,
+            config.shots,
+            config.queries,
+            transforms[0],
+            train_permuted,
+        ),
+        evaluated(validation, transforms[1]),
+        evaluated(test, transforms[2]),
+        config.ways,
+        mj.losses.cross_entropy,
+        {"accuracy": mj.losses.accuracy},
+    )
+
+
+def _evaluated_sizes(config) -> tuple[int, int]:
+    """Shots and queries in evaluation: those of training, unless flags say else."""
+    return config.eval_shots or config.shots, config.eval_queries or config.queries
+
+
+def _transforms(config):
+    """What happens to the images of a task, in training, validation and testing."""
+    if config.rotations:
+        ranges = [map(float, angles.split(":")) for angles in config.rotations]
+        return [mj.data.rotate(low, high) for low, high in ranges]
+    return [mj.data.quarter_turns if config.quarter_turns else None] * 3
+
+
+DATA: dict[str, Callable[[Any], Problem]] = {
+    "sinusoid": sinusoid,
+    "glyphs": glyphs,
+    "omniglot": omniglot,
+    "mnist": mnist,
+    "folder": folder,
+    "arrays": arrays,
+}
+
+
+def mlp(config, outputs: int) -> Model:
+    hidden = [int(width) for width in config.hidden]
+    return mj.models.mlp(hidden, outputs, init_std=config.init_std)
+
+
+def conv4(config, outputs: int) -> Model:
+    return mj.models.conv4(
+        outputs,
+        width=config.width,
+        downsample=config.downsample,
+        normalization=config.normalization,
+    )
+
+
+MODELS: dict[str, Callable[[Any, int], Model]] = {"mlp": mlp, "conv4": conv4}
+
+
+def optimizer(
+    name: str, rate: float, options: list[str]
+) -> optax.GradientTransformation:
+    """Any optimizer that optax has by this name: `optimizer("adam", 1e-3, ["b1=0"])`."""
+    factory = getattr(optax, name, None)
+    if not callable(factory):
+        raise ValueError(
+            f"Unknown optimizer {name!r}: choose one that optax has, such as sgd, adam, "
+            "adamw, rmsprop, lion."
+        )
+    try:
+        return factory(
+            rate, **{k: float(v) for k, v in (o.split("=") for o in options)}
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Optimizer {name} with options {options}: {error}") from error
+
+
+def maml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    return mj.maml(model, loss, _inner_optimizer(config), num_steps)
+
+
+def fomaml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    return mj.fomaml(model, loss, _inner_optimizer(config), num_steps)
+
+
+def _inner_optimizer(config) -> optax.GradientTransformation:
+    return optimizer(config.inner_optimizer, config.inner_rate, config.inner_options)
+
+
+LEARNERS: dict[str, Callable[[Any, Model, Loss, int], MetaLearner]] = {
+    "maml": maml,
+    "fomaml": fomaml,
+}

@@ -1,0 +1,168 @@
+"""Meta-trains a few-shot learner and reports it on unseen tasks with an interval.
+
+python -m experiments.few_shot --flagfile=experiments/presets/NAME.flags --workdir=DIR
+
+Later flags override earlier ones. A run that was cut off goes on when started again.
+"""
+
+import math
+import sys
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("workdir", None, "Where the run writes; made if absent.")
+flags.DEFINE_enum("platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to run.")
+flags.DEFINE_bool(
+    "eval_only", False, "Evaluate the run saved in --workdir, on --num_test_tasks."
+)
+flags.DEFINE_integer("seed", 0, "Fixes the initial parameters and all tasks.")
+
+flags.DEFINE_enum(
+    "data",
+    "sinusoid",
+    ["sinusoid", "glyphs", "omniglot", "mnist", "folder", "arrays"],
+    "The task distribution; folder and arrays are your own data.",
+)
+flags.DEFINE_string(
+    "data_dir", None, "TFDS data directory; else $TFDS_DATA_DIR or TFDS's default."
+)
+flags.DEFINE_string("data_path", None, "Your own data: a folder, or an npz file.")
+flags.DEFINE_list(
+    "class_split",
+    ["0.6", "0.2", "0.2"],
+    "Training, validation and test classes of your own data: fractions, or files "
+    "with one class name a line.",
+)
+flags.DEFINE_integer("image_size", 84, "Size that your own images are resized to.", 1)
+flags.DEFINE_enum(
+    "omniglot_classes",
+    "finn",
+    ["finn", "lake"],
+    "Held-out characters of all alphabets, or held-out alphabets.",
+)
+flags.DEFINE_enum(
+    "omniglot_resize", "binary", ["binary", "grey"], "How 105 becomes 28 pixels."
+)
+flags.DEFINE_bool(
+    "quarter_turns", False, "Turn each class by a multiple of 90 degrees."
+)
+flags.DEFINE_list(
+    "rotations",
+    [],
+    "Turn each task by an angle: three ranges low:high in degrees, for training, "
+    "validation and test.",
+)
+flags.DEFINE_enum(
+    "permute_labels",
+    "all",
+    ["all", "eval", "none"],
+    "Which tasks give the classes new labels; else all classes keep their own.",
+)
+flags.DEFINE_integer("ways", 5, "Classes a task.", 2)
+flags.DEFINE_integer("shots", 1, "Support examples a class, or points.", 1)
+flags.DEFINE_integer("queries", 1, "Query examples a class, or points.", 1)
+flags.DEFINE_integer("eval_shots", None, "Shots in evaluation; --shots if not set.", 1)
+flags.DEFINE_integer("eval_queries", None, "Likewise for --queries.", 1)
+
+flags.DEFINE_enum("model", "mlp", ["mlp", "conv4"], "The model.")
+flags.DEFINE_list("hidden", ["40", "40"], "Widths of the hidden layers of mlp.")
+flags.DEFINE_float(
+    "init_std", None, "Standard deviation of mlp's initial weights; LeCun's if not set."
+)
+flags.DEFINE_integer("width", 64, "Features of each convolution of conv4.", 1)
+flags.DEFINE_enum(
+    "downsample", "stride", ["stride", "pool"], "How conv4 halves its maps."
+)
+flags.DEFINE_enum(
+    "normalization",
+    "transductive",
+    ["transductive", "support", "layer", "group", "none"],
+    "Whose statistics conv4 normalises by: the batch's, also in testing; the support "
+    "batch's; each example's.",
+)
+
+flags.DEFINE_enum("learner", "maml", ["maml", "fomaml"], "The meta-learner.")
+flags.DEFINE_string("inner_optimizer", "sgd", "Any optimizer that optax has.")
+flags.DEFINE_float("inner_rate", 0.01, "Rate of the inner optimizer.")
+flags.DEFINE_list("inner_options", [], "Its further arguments, such as eps_root=1e-8.")
+flags.DEFINE_integer("inner_steps", 1, "Inner steps in training.", 0)
+flags.DEFINE_list(
+    "eval_inner_steps",
+    ["0", "1", "5", "10"],
+    "Inner steps to report; the best parameters are chosen by the last of them.",
+)
+flags.DEFINE_string("outer_optimizer", "adam", "Any optimizer that optax has.")
+flags.DEFINE_float("outer_rate", 1e-3, "Rate of the outer optimizer.")
+flags.DEFINE_list("outer_options", [], "Its further arguments.")
+
+flags.DEFINE_integer("num_tasks", 32, "Tasks an outer step.", 1)
+flags.DEFINE_integer(
+    "tasks_per_chunk", None, "Tasks held at a time; must divide --num_tasks.", 1
+)
+flags.DEFINE_integer("num_steps", 1000, "Outer steps.", 0)
+flags.DEFINE_integer("log_every_steps", 100, "Outer steps between lines.", 1)
+flags.DEFINE_integer(
+    "eval_every_steps", 1000, "Outer steps between validations and checkpoints.", 1
+)
+flags.DEFINE_integer("num_validation_tasks", 600, "Tasks to choose by.", 2)
+flags.DEFINE_integer("num_test_tasks", 600, "Unseen tasks to report.", 2)
+
+
+@flags.multi_flags_validator(
+    ["inner_rate", "outer_rate"], "rates must be positive and finite"
+)
+def _positive(rates):
+    return all(math.isfinite(rate) and rate > 0 for rate in rates.values())
+
+
+@flags.validator("eval_inner_steps", "must be ascending integers, such as 0,1,5,10")
+def _ascending(steps):
+    return all(s.isdecimal() for s in steps) and steps == sorted(set(steps), key=int)
+
+
+@flags.validator("hidden", "must be positive integers, such as 40,40")
+def _widths(widths):
+    return all(width.isdecimal() and int(width) for width in widths)
+
+
+@flags.validator("class_split", "must have three parts: training, validation, test")
+def _three(parts):
+    return len(parts) == 3
+
+
+@flags.validator("rotations", "must be three ranges, such as 0:180,180:240,240:360")
+def _ranges(ranges):
+    try:
+        pairs = [tuple(map(float, r.split(":"))) for r in ranges]
+    except ValueError:
+        return False
+    return len(pairs) in (0, 3) and all(len(p) == 2 and p[0] <= p[1] for p in pairs)
+
+
+@flags.multi_flags_validator(["data", "data_path"], "--data_path must be set for it")
+def _own_data(values):
+    return values["data"] not in ("folder", "arrays") or values["data_path"]
+
+
+@flags.multi_flags_validator(
+    ["num_tasks", "tasks_per_chunk"], "--tasks_per_chunk must divide --num_tasks"
+)
+def _divides(values):
+    return values["num_tasks"] % (values["tasks_per_chunk"] or 1) == 0
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(
+            f"Unexpected argument {argv[1]!r}: all settings are flags."
+        )
+    from experiments import runner  # After the flags, so that --help is quick.
+
+    sys.exit(runner.run(FLAGS))
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    app.run(main)

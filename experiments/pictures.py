@@ -1,0 +1,136 @@
+"""The pictures that a run draws."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import metajax as mj
+from metajax import logs
+
+_BEFORE, _AFTER, _TRUE = "0.55", "tab:orange", "tab:blue"
+
+
+def curves(metrics: Path, path: Path) -> None:
+    """Training and validation against the outer step, one panel a metric."""
+    lines = logs.read_metrics(metrics)
+    names = sorted(
+        {name.split("/")[1] for line in lines for name in line if "/" in name}
+    )
+    if not names:
+        return
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(4 * len(names), 3), squeeze=False
+    )
+    for name, axis in zip(names, axes[0]):
+        for part, style in (
+            ("train", {"color": _BEFORE}),
+            ("validation", {"marker": "."}),
+        ):
+            points = [
+                (line["step"], line[f"{part}/{name}"])
+                for line in lines
+                if line.get(f"{part}/{name}") is not None
+            ]
+            if points:
+                axis.plot(*zip(*points), label=part, **style)
+        axis.set(xlabel="outer step", title=name)
+        axis.legend()
+    _save(figure, path)
+
+
+def adaptation(results: dict[int, mj.Evaluation], path: Path) -> None:
+    """Each metric against the number of inner steps, with 95% intervals."""
+    names = list(results[0].values)
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(4 * len(names), 3), squeeze=False
+    )
+    for name, axis in zip(names, axes[0]):
+        rows = [mj.summarize(result.values[name]) for result in results.values()]
+        means, intervals = [r.mean for r in rows], [r.interval for r in rows]
+        axis.errorbar(list(results), means, intervals, capsize=3, marker=".")
+        axis.set(xlabel="inner steps", title=f"{name} on unseen tasks")
+    _save(figure, path)
+
+
+def task_sheet(sampler: mj.base.Sampler, path: Path, num_tasks: int = 3) -> None:
+    """A few sampled tasks to look at: support and query, one row a class."""
+    keys = jax.random.split(jax.random.key(0), num_tasks)
+    tasks = [sampler(key) for key in keys]
+    drawings = {2: _draw_points, 4: _draw_images}
+    draw = drawings.get(tasks[0].support.inputs.ndim)
+    if draw is None:
+        return
+    figure, axes = plt.subplots(
+        1, num_tasks, figsize=(4 * num_tasks, 3.5), squeeze=False
+    )
+    for index, (task, axis) in enumerate(zip(tasks, axes[0])):
+        draw(axis, task)
+        axis.set_title(f"task {index}")
+    _save(figure, path)
+
+
+def _draw_images(axis, task: mj.Task) -> None:
+    """One row a label: its support images, a gap, its first query images."""
+    ways = int(task.support.targets.max()) + 1
+
+    def grid(batch, most):
+        images = np.asarray(batch.inputs).reshape(ways, -1, *batch.inputs.shape[1:])
+        rows = images[:, :most]  # [ways, examples, height, width, channels]
+        return np.concatenate(np.moveaxis(rows, 1, 0), axis=2).reshape(
+            -1, rows.shape[1] * rows.shape[3], rows.shape[4]
+        )
+
+    support, query = grid(task.support, 5), grid(task.query, 5)
+    gap = np.full((len(support), 6, support.shape[2]), 0.5)
+    axis.imshow(np.concatenate([support, gap, query], axis=1).squeeze(), cmap="gray_r")
+    height = len(support) / ways
+    axis.set_yticks(height * (np.arange(ways) + 0.5), range(ways))
+    middles = [support.shape[1] / 2, support.shape[1] + 6 + query.shape[1] / 2]
+    axis.set_xticks(middles, ["support", "query"])
+    axis.set_ylabel("label")
+
+
+def _draw_points(axis, task: mj.Task) -> None:
+    for batch, name, marker in (
+        (task.support, "support", "o"),
+        (task.query, "query", "."),
+    ):
+        axis.plot(batch.inputs[:, 0], batch.targets[:, 0], marker, label=name)
+    axis.legend()
+
+
+def regression(
+    learners: dict[int, mj.MetaLearner],
+    meta: mj.base.MetaParams,
+    sampler: mj.data.Sinusoid,
+    path: Path,
+) -> None:
+    """True curve, support points, and predictions before and after adaptation."""
+    inputs = jnp.linspace(*sampler.inputs, 200)[:, None]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5))
+    for key, axis in zip(jax.random.split(jax.random.key(0), 3), axes):
+        support, curve = sampler.at(key, inputs)
+        axis.plot(inputs, curve.targets, color=_TRUE, label="true")
+        for num_steps, learner in learners.items():
+            adapted = learner.adapt(key, meta, support)
+            outputs = learner.predict(meta, adapted, inputs)
+            shade = plt.cm.Oranges(0.35 + 0.65 * num_steps / max(max(learners), 1))
+            color, style = (shade, "-") if num_steps else (_BEFORE, "--")
+            axis.plot(inputs, outputs, style, color=color, label=f"{num_steps} steps")
+        axis.plot(support.inputs, support.targets, "k^", label="support")
+        axis.set_xlabel("input")
+    axes[0].legend(fontsize=7)
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

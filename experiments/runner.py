@@ -1,0 +1,293 @@
+"""One run from top to bottom: build, train, choose on validation tasks, report."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+import metajax as mj
+from experiments import components, pictures, workdirs
+from metajax import checkpoints, logs, trees
+from metajax.base import Objective
+from metajax.training import TrainStep
+
+BAD_CONFIGURATION, NON_FINITE = 2, 3  # Exit codes.
+
+# The tasks that every run with the same data, ways, shots and queries is judged on.
+_VALIDATION_SEED, _TEST_SEED = 1_000_001, 1_000_002
+
+
+class Experiment(NamedTuple):
+    """What the flags of one run name."""
+
+    problem: components.Problem
+    learners: dict[int, mj.MetaLearner]  # By number of inner steps in evaluation.
+    objectives: dict[int, Objective]  # Likewise.
+    step: TrainStep
+
+
+class Progress(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: mj.TrainState
+    best: Any  # The meta-parameters that scored best on the validation tasks.
+    best_step: jax.Array
+    best_score: jax.Array
+    seconds: jax.Array  # Spent on training, validation not counted.
+
+
+def run(config) -> int:
+    """Does what the flags say, and returns the exit code."""
+    workdir = Path(config.workdir)
+    try:
+        device = _select_platform(config.platform)
+        if config.eval_only:
+            workdirs.adopt_flags(config, workdir)
+        experiment, progress = _build(config)
+        if not config.eval_only:
+            workdirs.claim(config, workdir)
+        saved = checkpoints.restore(workdir / "checkpoints", progress)
+        if config.eval_only and saved is None:
+            raise ValueError(f"{workdir} has no checkpoint to evaluate yet.")
+    except (ValueError, OSError, mj.data.DataError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return BAD_CONFIGURATION
+    progress = saved or progress
+    logging.info("%s, %d parameters", device, trees.size(progress.best))
+
+    if not config.eval_only:
+        workdirs.write_record(workdir, device)
+        pictures.task_sheet(experiment.problem.train, workdir / "tasks.png")
+        progress, finished = _train(config, workdir, experiment, progress)
+        if not finished:
+            return NON_FINITE
+    _report(config, workdir, experiment, progress)
+    return 0
+
+
+def _select_platform(name: str) -> str:
+    """Makes JAX use the platform asked for, or says that it is not there."""
+    if name != "auto":
+        jax.config.update("jax_platforms", {"gpu": "cuda,rocm"}.get(name, name))
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError):
+        jax.config.update("jax_platforms", None)
+        raise ValueError(
+            f"--platform={name} was asked for, but JAX finds only "
+            f"{jax.default_backend()}: install the JAX that supports it, or use "
+            "--platform=auto."
+        ) from None
+    return f"{len(devices)} {devices[0].platform} device(s), {devices[0].device_kind}"
+
+
+# Build
+
+
+def _build(config) -> tuple[Experiment, Progress]:
+    """The components, and the progress of a run that has not begun."""
+    problem = components.DATA[config.data](config)
+    model = components.MODELS[config.model](config, problem.outputs)
+    make_learner = components.LEARNERS[config.learner]
+    optimizer = components.optimizer(
+        config.outer_optimizer, config.outer_rate, config.outer_options
+    )
+
+    def objective(learner):
+        return mj.query_loss(learner, problem.loss, **problem.metrics)
+
+    learner = make_learner(config, model, problem.loss, config.inner_steps)
+    learners = {
+        num_steps: make_learner(config, model, problem.loss, num_steps)
+        for num_steps in sorted({0, *map(int, config.eval_inner_steps)})
+    }
+    step = mj.train_step(
+        mj.estimators.backprop(
+            objective(learner), tasks_per_chunk=config.tasks_per_chunk
+        ),
+        optimizer,
+    )
+    problem = problem._replace(train=jax.device_put(problem.train))
+    state = mj.init_state(
+        jax.random.key(config.seed), learner, optimizer, problem.train
+    )
+    # Traces the whole step, which finds what cannot be differentiated, uncompiled.
+    indices = jnp.arange(config.num_tasks)
+    tasks = jax.eval_shape(mj.draw_tasks, state.key, problem.train, indices)
+    jax.eval_shape(step, state, tasks)
+    progress = Progress(
+        state,
+        best=jax.tree.map(jnp.copy, state.meta),  # Training gives up state's buffers.
+        best_step=jnp.int32(0),
+        best_score=jnp.float32(-math.inf),
+        seconds=jnp.float32(0),
+    )
+    objectives = {num_steps: objective(each) for num_steps, each in learners.items()}
+    return Experiment(problem, learners, objectives, step), progress
+
+
+# Train
+
+
+def _train(config, workdir, experiment, progress) -> tuple[Progress, bool]:
+    """Trains to the last step; False where loss or gradient stopped being finite."""
+    step = int(progress.state.step)
+    metric_log = logs.MetricLog(workdir, step)
+    bar = logs.progress_bar(config.num_steps, step)
+    while step < config.num_steps:
+        until_eval = config.eval_every_steps - step % config.eval_every_steps
+        num_steps = min(config.log_every_steps, until_eval, config.num_steps - step)
+        started = time.perf_counter()
+        state, metrics = mj.train(
+            experiment.step,
+            progress.state,
+            experiment.problem.train,
+            num_tasks=config.num_tasks,
+            num_steps=num_steps,
+        )
+        metrics = jax.device_get(metrics)
+        seconds = time.perf_counter() - started
+        progress = progress._replace(state=state, seconds=progress.seconds + seconds)
+        if int(state.step) < step + num_steps:
+            _explain_non_finite(config, state, metrics)
+            checkpoints.save(workdir / "checkpoints", int(state.step), progress)
+            return progress, False
+        step += num_steps
+        means = {f"train/{name}": np.mean(v) for name, v in metrics.items()}
+        tasks_per_second = config.num_tasks * num_steps / seconds
+        if step % config.eval_every_steps == 0 or step == config.num_steps:
+            progress, scores = _validate(config, experiment, progress)
+            means |= scores
+            checkpoints.save(workdir / "checkpoints", step, progress)
+        metric_log.write(
+            step,
+            means | {"seconds": progress.seconds, "tasks_per_second": tasks_per_second},
+        )
+        bar.update(num_steps)
+        bar.set_postfix(
+            {"loss": f"{means['train/loss']:.4f}", "tasks/s": f"{tasks_per_second:.0f}"}
+        )
+    bar.close()
+    metric_log.close()
+    return progress, True
+
+
+def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]:
+    """Scores the parameters on the validation tasks, and keeps the best ones."""
+    num_steps = int(config.eval_inner_steps[-1])
+    result = mj.evaluate(
+        experiment.objectives[num_steps],
+        progress.state.meta,
+        experiment.problem.validation,
+        key=jax.random.key(_VALIDATION_SEED),
+        num_tasks=config.num_validation_tasks,
+    )
+    means = {name: np.mean(values) for name, values in result.values.items()}
+    score = means.get("accuracy", -means["loss"])
+    if score > progress.best_score:
+        progress = progress._replace(
+            best=jax.tree.map(jnp.copy, progress.state.meta),
+            best_step=progress.state.step.copy(),
+            best_score=jnp.float32(score),
+        )
+    scores = {f"validation/{name}": mean for name, mean in means.items()}
+    step = int(progress.state.step)
+    logging.info("step %d: %s", step, {k: f"{v:.4f}" for k, v in scores.items()})
+    return progress, scores
+
+
+def _explain_non_finite(config, state, metrics) -> None:
+    step = int(state.step)
+    bad = int(np.argmin(np.isfinite(metrics["loss"] + metrics["grad_norm"])))
+    print(
+        f"Error: step {step} of seed {config.seed} has meta-loss "
+        f"{metrics['loss'][bad]} and gradient norm {metrics['grad_norm'][bad]}; the "
+        "parameters before it are saved. Try a smaller --inner_rate or --outer_rate, "
+        "or fewer --inner_steps.",
+        file=sys.stderr,
+    )
+
+
+# Report
+
+
+def _report(config, workdir, experiment, progress) -> None:
+    """Tests the best parameters, and writes the table, every value, and pictures."""
+    results = {
+        num_steps: mj.evaluate(
+            objective,
+            progress.best,
+            experiment.problem.test,
+            key=jax.random.key(_TEST_SEED),
+            num_tasks=config.num_test_tasks,
+        )
+        for num_steps, objective in experiment.objectives.items()
+    }
+    worst_before = results[0].values["loss"].max()
+    rows = []
+    for num_steps, result in results.items():
+        loss = result.values["loss"]
+        rows.append(
+            {
+                "inner_steps": num_steps,
+                **{k: mj.summarize(v)._asdict() for k, v in result.values.items()},
+                "diverged": int(np.sum(~(loss <= worst_before))),
+            }
+        )
+    summary = {
+        "tasks_hash": results[0].tasks_hash,
+        "num_tasks": config.num_test_tasks,
+        "best_step": int(progress.best_step),
+        "steps": int(progress.state.step),
+        "train_seconds": round(float(progress.seconds), 1),
+        "seed": config.seed,
+        "rows": rows,
+    }
+    table = _table(summary)
+    print(table)
+    stem = "result" if not config.eval_only else f"eval-{summary['tasks_hash']}"
+    values = {
+        f"{name}_{num_steps}": values
+        for num_steps, result in results.items()
+        for name, values in result.values.items()
+    }
+    np.savez(workdir / f"{stem}.npz", tasks_hash=summary["tasks_hash"], **values)
+    (workdir / f"{stem}.txt").write_text(table + "\n")
+    pictures.curves(workdir / "metrics.jsonl", workdir / "curves.png")
+    pictures.adaptation(results, workdir / f"{stem}.png")
+    if isinstance(experiment.problem.test, mj.data.Sinusoid):
+        pictures.regression(
+            experiment.learners,
+            progress.best,
+            experiment.problem.test,
+            workdir / "predictions.png",
+        )
+    (workdir / f"{stem}.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def _table(summary) -> str:
+    """The result as text: one row a number of inner steps."""
+    accuracy = "accuracy" in summary["rows"][0]
+    lines = [
+        f"{summary['num_tasks']} unseen tasks ({summary['tasks_hash']}), parameters of "
+        f"step {summary['best_step']} of {summary['steps']}",
+        "inner steps"
+        + "     accuracy (95%)" * accuracy
+        + "         loss (95%)    median  diverged",
+    ]
+    for row in summary["rows"]:
+        line = f"{row['inner_steps']:11d}"
+        if accuracy:
+            each = row["accuracy"]
+            line += f"{100 * each['mean']:9.2f} +- {100 * each['interval']:4.2f}%"
+        each = row["loss"]
+        line += f"{each['mean']:10.3f} +- {each['interval']:5.3f}"
+        lines.append(line + f"{each['median']:10.3f}{row['diverged']:10d}")
+    return "\n".join(lines)

@@ -1,0 +1,115 @@
+"""The vocabulary of metajax: tasks, models, meta-learners, and the functions between them.
+
+A task is data. A meta-learner is three pure functions written for ONE task. The task
+axis appears only in `estimators`, `training` and `evaluation`, which add it by `vmap`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import optax
+
+Key = jax.Array  # A typed key, as from `jax.random.key`.
+PyTree = Any
+Params = PyTree  # What a model is run with.
+MetaParams = PyTree  # What is learned across tasks.
+Adapted = PyTree  # What adaptation to one task returns.
+Args = PyTree  # Whatever else an inner loss depends on, differentiated or not.
+Metrics = dict[str, jax.Array]
+
+
+class Batch(NamedTuple):
+    """Examples of one task; `mask` tells real examples from padding (None: all real)."""
+
+    inputs: PyTree  # [examples, ...]
+    targets: PyTree  # [examples, ...]
+    mask: jax.Array | None = None  # [examples], bool
+
+
+class Task(NamedTuple):
+    """What one task shows (`support`) and what it is judged on (`query`)."""
+
+    support: Batch
+    query: Batch
+
+
+def _unchanged(params: Params, inputs: PyTree) -> Params:
+    del inputs
+    return params
+
+
+class Model(NamedTuple):
+    """A parametric function: any pair of pure functions is one.
+
+    Attributes:
+      init: `(key, inputs) -> params`, from example inputs `[examples, ...]`.
+      apply: `(params, inputs) -> outputs`, `[examples, ...]` both.
+      calibrate: `(params, inputs) -> params`, the params with their normalisation
+        statistics fixed to those of `inputs`. Meta-learners call it with the support
+        inputs at the end of adaptation, so that a prediction cannot depend on the
+        other queries. Models without such statistics keep the default, which does
+        nothing.
+    """
+
+    init: Callable[[Key, PyTree], Params]
+    apply: Callable[[Params, PyTree], PyTree]
+    calibrate: Callable[[Params, PyTree], Params] = _unchanged
+
+
+class MetaLearner(NamedTuple):
+    """A way to learn from one task, as three pure functions.
+
+    Attributes:
+      init: `(key, inputs) -> meta`, the meta-parameters to start from.
+      adapt: `(key, meta, support) -> adapted`, learning from one task's support batch.
+      predict: `(meta, adapted, inputs) -> outputs`, for new inputs of that task.
+    """
+
+    init: Callable[[Key, PyTree], MetaParams]
+    adapt: Callable[[Key, MetaParams, Batch], Adapted]
+    predict: Callable[[MetaParams, Adapted, PyTree], PyTree]
+
+
+class Loss(Protocol):
+    """The cost of predictions, averaged over the examples that `mask` marks as real."""
+
+    def __call__(
+        self, outputs: PyTree, targets: PyTree, mask: jax.Array | None = None
+    ) -> jax.Array: ...
+
+
+class InnerLoss(Protocol):
+    """What an inner loop descends; gradients flow through `params` and `args` alone."""
+
+    def __call__(self, params: Params, args: Args) -> jax.Array: ...
+
+
+class Adjoint(Protocol):
+    """Builds an inner loop `solve(params, args) -> params` and its derivative."""
+
+    def __call__(
+        self, loss: InnerLoss, optimizer: optax.GradientTransformation, num_steps: int
+    ) -> Callable[[Params, Args], Params]: ...
+
+
+class Sampler(Protocol):
+    """Draws one task: a pure function of a key."""
+
+    def __call__(self, key: Key) -> Task: ...
+
+
+class Objective(Protocol):
+    """What one task costs: a scalar to minimise, and metrics to look at."""
+
+    def __call__(
+        self, key: Key, meta: MetaParams, task: Task
+    ) -> tuple[jax.Array, Metrics]: ...
+
+
+class Estimator(Protocol):
+    """Estimates the meta-gradient from many tasks: leaves of `tasks` are [tasks, ...]."""
+
+    def __call__(
+        self, key: Key, meta: MetaParams, tasks: Task
+    ) -> tuple[tuple[jax.Array, Metrics], MetaParams]: ...

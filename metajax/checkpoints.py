@@ -1,0 +1,56 @@
+"""Checkpoints of a run: whole trees of arrays, written atomically by orbax."""
+
+from pathlib import Path
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from metajax.base import PyTree
+
+
+def save(directory: Path, step: int, tree: PyTree, *, keep: int = 2) -> None:
+    """Saves a tree as the newest checkpoint; a broken save leaves the older ones whole.
+
+    Args:
+      directory: where the checkpoints of one run are.
+      step: number of this checkpoint, larger than those there.
+      tree: arrays, PRNG keys among them.
+      keep: how many of the newest checkpoints are kept.
+    """
+    latest = ocp.training.preservation_policies.LatestN(keep)
+    with ocp.training.Checkpointer(
+        directory.absolute(), preservation_policy=latest, cleanup_tmp_directories=True
+    ) as checkpointer:
+        checkpointer.save(step, tree, force=True)
+
+
+def restore(directory: Path, like: PyTree) -> PyTree | None:
+    """Loads the newest checkpoint.
+
+    Args:
+      directory: where the checkpoints of one run are.
+      like: a tree of the structure, shapes and dtypes that were saved; shapes without
+        arrays will do.
+
+    Returns:
+      The tree, or None if there is no checkpoint.
+
+    Raises:
+      ValueError: if what was saved has another structure or other shapes.
+    """
+    if not directory.exists():
+        return None
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like
+    )
+    with ocp.training.Checkpointer(directory.absolute()) as checkpointer:
+        if checkpointer.latest is None:
+            return None
+        try:
+            return checkpointer.load(checkpointer.latest.step, abstract)
+        except Exception as error:  # orbax hides the reason in the cause.
+            raise ValueError(
+                f"The checkpoint {checkpointer.latest.step} in {directory} cannot be "
+                f"loaded into this configuration: {error.__cause__ or error}"
+            ) from error

@@ -1,0 +1,270 @@
+"""Labelled examples on the device, and few-shot tasks drawn from them inside jit."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.base import Batch, Key, Task
+
+Transform = Callable[[Key, jax.Array], jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassArrays:
+    """Examples grouped by class: what every few-shot task is drawn from.
+
+    Build it with `from_arrays`. Classes may differ in size: row `c` of `rows` lists the
+    examples of class `c`, and only its first `counts[c]` entries are meant.
+    """
+
+    inputs: jax.Array  # [examples, ...], uint8 images keep their type until drawn.
+    rows: np.ndarray  # [classes, largest class], int32
+    counts: np.ndarray  # [classes], int32
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    def take(self, classes: Sequence[int]) -> "ClassArrays":
+        """The same examples, restricted to the given classes, in the given order."""
+        classes = np.asarray(classes, dtype=np.int32)
+        return ClassArrays(
+            self.inputs,
+            self.rows[classes],
+            self.counts[classes],
+            tuple(self.names[c] for c in classes),
+        )
+
+
+def from_arrays(
+    inputs: np.ndarray, labels: np.ndarray, names: Sequence[str] | None = None
+) -> ClassArrays:
+    """Groups labelled examples by class.
+
+    Args:
+      inputs: examples, `[examples, ...]`; uint8 images are scaled to [0, 1] when drawn.
+      labels: the class of each example, `[examples]`, integers or strings.
+      names: one name a class, for integer labels `0 .. len(names) - 1`; by default the
+        distinct labels themselves, sorted.
+
+    Returns:
+      The examples as a `ClassArrays`; the inputs are put on the default device.
+
+    Raises:
+      ValueError: if lengths differ, values are not finite, or a class is empty.
+
+    Example:
+      >>> data = from_arrays(np.zeros((6, 28, 28, 1), np.uint8), list("aabbcc"))
+      >>> data.names, data.counts.tolist()
+      (('a', 'b', 'c'), [2, 2, 2])
+    """
+    inputs, labels = np.asarray(inputs), np.asarray(labels)
+    if labels.ndim != 1 or len(inputs) != len(labels) or not len(labels):
+        raise ValueError(
+            f"from_arrays needs one label an example: got inputs {inputs.shape} and "
+            f"labels {labels.shape}."
+        )
+    if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(inputs).all():
+        raise ValueError("from_arrays: inputs hold NaN or infinite values; clean them.")
+    if names is None:
+        values, labels = np.unique(labels, return_inverse=True)
+        names = [str(value) for value in values]
+    counts = np.bincount(labels, minlength=len(names))
+    if len(counts) > len(names):
+        raise ValueError(
+            f"from_arrays: label {len(counts) - 1} has no name; {len(names)} were given."
+        )
+    if not counts.all():
+        empty = [name for name, count in zip(names, counts) if not count]
+        raise ValueError(f"from_arrays: no example of class {', '.join(empty)}.")
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    rows = np.zeros((len(counts), counts.max()), np.int32)
+    for row, examples in zip(rows, by_class):
+        row[: len(examples)] = examples
+    return ClassArrays(
+        jnp.asarray(inputs), rows, counts.astype(np.int32), tuple(map(str, names))
+    )
+
+
+def by_fraction(
+    data: ClassArrays, fractions: Sequence[float], seed: int = 0
+) -> list[ClassArrays]:
+    """Shuffles the classes and deals them out by fractions, one part each.
+
+    Args:
+      data: the examples to split.
+      fractions: positive shares of the classes, summing to 1.
+      seed: of the shuffle; the same seed gives the same parts on every machine.
+
+    Returns:
+      One `ClassArrays` a fraction; no class is in two of them.
+
+    Raises:
+      ValueError: if fractions do not sum to 1 or a part would have no class.
+    """
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(
+            f"Class fractions must be positive and sum to 1: got {list(fractions)}."
+        )
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(data.num_classes)
+    cuts = np.rint(np.cumsum(fractions)[:-1] * data.num_classes).astype(int)
+    parts = np.split(order, cuts)
+    if not all(map(len, parts)):
+        raise ValueError(
+            f"{data.num_classes} classes are too few for the fractions {list(fractions)}."
+        )
+    return [data.take(np.sort(part)) for part in parts]
+
+
+def by_name(data: ClassArrays, names: Sequence[str] | str | Path) -> ClassArrays:
+    """Keeps the classes with the given names.
+
+    Args:
+      data: the examples to choose from.
+      names: class names, or a text file that has one name a line.
+
+    Returns:
+      The chosen classes, in the order of `names`.
+
+    Raises:
+      ValueError: if a name is unknown or comes twice.
+    """
+    if isinstance(names, str | Path):
+        names = [line for line in Path(names).read_text().splitlines() if line.strip()]
+    if len(set(names)) < len(names):
+        raise ValueError("A class is named twice; name each class of a split once.")
+    index = {name: c for c, name in enumerate(data.names)}
+    unknown = [name for name in names if name not in index]
+    if unknown:
+        raise ValueError(
+            f"Unknown class {', '.join(unknown[:5])}: the {data.num_classes} classes "
+            f"here are {', '.join(data.names[:10])}{' ...' * (data.num_classes > 10)}."
+        )
+    return data.take([index[name] for name in names])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FewShot:
+    """Draws classification tasks: a pure function of a key, to be called inside jit.
+
+    A task has `ways` distinct classes in random order, which number its labels, and
+    `shots` support and `queries` query examples of each class, all distinct, laid out
+    class by class. Integer images are scaled to [0, 1] on the device.
+
+    Attributes:
+      data: the classes to draw from.
+      ways: classes a task.
+      shots: support examples a class.
+      queries: query examples a class.
+      transform: applied to a task's images, `(key, [ways, shots + queries, ...])`, such
+        as `quarter_turns`.
+      permute_labels: False keeps the classes in the order of `data`, so that labels
+        mean the same in every task; `ways` must then be all classes.
+
+    Raises:
+      ValueError: if the classes or their examples are too few.
+
+    Example:
+      >>> data = from_arrays(np.zeros((60, 8, 8, 1), np.uint8), np.arange(60) % 6)
+      >>> task = FewShot(data, ways=5, shots=1, queries=3)(jax.random.key(0))
+      >>> task.support.inputs.shape, task.query.targets.shape
+      ((5, 8, 8, 1), (15,))
+    """
+
+    data: ClassArrays
+    ways: int = dataclasses.field(metadata={"static": True})
+    shots: int = dataclasses.field(metadata={"static": True})
+    queries: int = dataclasses.field(metadata={"static": True})
+    transform: Transform | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
+    permute_labels: bool = dataclasses.field(default=True, metadata={"static": True})
+
+    def __post_init__(self):
+        if not isinstance(self.data, ClassArrays):
+            return  # JAX rebuilds the sampler around placeholders.
+        data, needed = self.data, self.shots + self.queries
+        if min(self.ways, self.shots, self.queries) < 1:
+            raise ValueError(
+                f"ways, shots and queries must be at least 1: got {self.ways}, "
+                f"{self.shots}, {self.queries}."
+            )
+        if self.ways > data.num_classes:
+            raise ValueError(
+                f"{self.ways}-way tasks need {self.ways} classes; the data has "
+                f"{data.num_classes}."
+            )
+        if not self.permute_labels and self.ways != data.num_classes:
+            raise ValueError(
+                f"permute_labels=False needs every class in every task: set "
+                f"ways={data.num_classes} instead of {self.ways}."
+            )
+        if isinstance(data.counts, np.ndarray) and data.counts.min() < needed:
+            smallest = int(data.counts.argmin())
+            raise ValueError(
+                f"{self.shots} shots + {self.queries} queries need {needed} examples a "
+                f"class; class {data.names[smallest]!r} has {data.counts[smallest]}."
+            )
+
+    def __call__(self, key: Key) -> Task:
+        class_key, example_key, transform_key = jax.random.split(key, 3)
+        if self.permute_labels:
+            classes = distinct(class_key, self.data.num_classes, self.ways)
+        else:
+            classes = jnp.arange(self.ways)
+        picks = jax.vmap(distinct, in_axes=(0, 0, None))(
+            jax.random.split(example_key, self.ways),
+            jnp.asarray(self.data.counts)[classes],
+            self.shots + self.queries,
+        )
+        rows = jnp.asarray(self.data.rows)[classes[:, None], picks]
+        inputs = self.data.inputs[rows]  # [ways, shots + queries, ...]
+        if inputs.dtype == jnp.uint8:
+            inputs = inputs.astype(jnp.float32) / 255
+        if self.transform is not None:
+            inputs = self.transform(transform_key, inputs)
+        return Task(
+            _class_by_class(inputs[:, : self.shots]),
+            _class_by_class(inputs[:, self.shots :]),
+        )
+
+
+def _class_by_class(inputs: jax.Array) -> Batch:
+    """Flattens [ways, examples, ...] to [ways * examples, ...], with labels."""
+    ways, examples = inputs.shape[:2]
+    labels = jnp.repeat(jnp.arange(ways), examples)
+    return Batch(inputs.reshape(ways * examples, *inputs.shape[2:]), labels)
+
+
+def distinct(key: Key, count: jax.Array | int, num: int) -> jax.Array:
+    """Draws `num` distinct integers below `count`, each ordered choice equally likely.
+
+    Draw `i` is uniform over the `count - i` integers that are still free, and is then
+    moved up past the taken ones. Unlike a shuffle the cost does not grow with `count`.
+
+    Args:
+      key: a random key.
+      count: how many integers there are to choose from, at least `num`; may be traced.
+      num: how many to draw.
+
+    Returns:
+      The integers, `[num]`, int32.
+    """
+    places = jnp.arange(num, dtype=jnp.int32)
+    draws = jax.random.randint(key, (num,), 0, count - places)
+
+    def place(taken, draw):  # taken is ascending, padded with the largest integer
+        value = draw + jnp.sum(taken - places <= draw, dtype=jnp.int32)
+        before = jnp.concatenate([jnp.full((1,), -1, jnp.int32), taken[:-1]])
+        taken = jnp.where(taken < value, taken, jnp.maximum(before, value))
+        return taken, value
+
+    nothing = jnp.full((num,), jnp.iinfo(jnp.int32).max, jnp.int32)
+    return jax.lax.scan(place, nothing, draws)[1]

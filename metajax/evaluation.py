@@ -1,0 +1,146 @@
+"""Meta-testing: one value a task, on a list of tasks that a key fixes for good."""
+
+import hashlib
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from metajax.base import Key, MetaParams, Objective, Sampler
+from metajax.training import as_pytree, draw_tasks
+
+
+class Evaluation(NamedTuple):
+    """What evaluation saw: every metric of every task, and which tasks they were."""
+
+    values: dict[str, np.ndarray]  # [tasks] each
+    tasks_hash: str  # Digest of the tasks' bytes: equal for the same tasks only.
+
+
+class Summary(NamedTuple):
+    """One metric over tasks; mean and interval are those of the finite values."""
+
+    mean: float
+    interval: float  # Half the width of the 95% confidence interval of the mean.
+    median: float
+    num_tasks: int
+    num_nonfinite: int
+
+
+def evaluate(
+    objective: Objective,
+    meta: MetaParams,
+    sampler: Sampler,
+    *,
+    key: Key,
+    num_tasks: int,
+    tasks_per_chunk: int = 100,
+) -> Evaluation:
+    """Measures an objective on tasks fixed by a key.
+
+    Args:
+      objective: what one task costs; its metrics are what is measured.
+      meta: the meta-parameters.
+      sampler: draws one task from a key.
+      key: fixes the tasks: the same key, sampler and number give the same tasks to
+        every learner, whatever the chunk.
+      num_tasks: how many tasks.
+      tasks_per_chunk: how many are held at a time; smaller takes less memory.
+
+    Returns:
+      The metrics of each task, and a digest of the tasks.
+
+    Example:
+      >>> result = evaluate(  # doctest: +SKIP
+      ...     objective, state.meta, sampler, key=jax.random.key(1), num_tasks=600
+      ... )
+      >>> mean_and_interval(result.values["accuracy"])  # doctest: +SKIP
+    """
+    draw_key, objective_key = jax.random.split(key)
+    digest = hashlib.blake2b(digest_size=8)
+    chunks = []
+    for start in range(0, num_tasks, tasks_per_chunk):
+        indices = np.arange(start, min(start + tasks_per_chunk, num_tasks))
+        tasks = _draw(as_pytree(sampler), draw_key, indices)
+        for leaf in jax.tree.leaves(tasks):
+            digest.update(np.asarray(leaf).tobytes())
+        metrics = _measure(objective, objective_key, meta, tasks, indices)
+        chunks.append(jax.device_get(metrics))
+    values = {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
+    return Evaluation(values, digest.hexdigest())
+
+
+@jax.jit
+def _draw(sampler, key, indices):
+    return draw_tasks(key, sampler, indices)
+
+
+@partial(jax.jit, static_argnums=0)
+def _measure(objective, key, meta, tasks, indices):
+    def measure(index, task):
+        return objective(jax.random.fold_in(key, index), meta, task)[1]
+
+    return jax.vmap(measure)(indices, tasks)
+
+
+def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
+    """The mean over tasks and its 95% confidence interval, `1.96 std / sqrt(tasks)`.
+
+    Args:
+      values: one value a task, `[tasks]`, at least two.
+
+    Returns:
+      The mean, and half the width of the interval.
+
+    Example:
+      >>> mean_and_interval(np.array([0.0, 1.0, 0.0, 1.0]))
+      (0.5, 0.5657...)
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(
+            f"An interval needs at least two tasks, one value each: got {values.shape}."
+        )
+    return float(values.mean()), float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def summarize(values: np.ndarray) -> Summary:
+    """Summarises one metric over tasks, with those that went wrong counted apart.
+
+    Args:
+      values: one value a task, `[tasks]`.
+
+    Returns:
+      Mean, interval and median of the finite values, and how many are not finite.
+    """
+    finite = values[np.isfinite(values)]
+    if len(finite) < 2:
+        mean = interval = median = float("nan")
+    else:
+        (mean, interval), median = mean_and_interval(finite), float(np.median(finite))
+    return Summary(mean, interval, median, len(values), len(values) - len(finite))
+
+
+def paired_difference(a: Evaluation, b: Evaluation, name: str) -> tuple[float, float]:
+    """Compares two evaluations task by task, which cancels how hard each task is.
+
+    Args:
+      a: one evaluation.
+      b: another, on the same tasks.
+      name: the metric to compare.
+
+    Returns:
+      The mean of `a - b` over tasks, and half the width of its 95% interval; they
+      differ significantly where the interval excludes 0.
+
+    Raises:
+      ValueError: if the tasks were not the same.
+    """
+    if a.tasks_hash != b.tasks_hash:
+        raise ValueError(
+            f"A paired comparison needs the same tasks: these are {a.tasks_hash} and "
+            f"{b.tasks_hash}. Evaluate both with the same data, ways, shots, queries, "
+            "key and number of tasks."
+        )
+    return mean_and_interval(a.values[name] - b.values[name])

@@ -1,0 +1,83 @@
+"""What a run writes down: metrics.jsonl, TensorBoard events, a progress bar."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+from absl import logging
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class MetricLog:
+    """Appends metrics to `metrics.jsonl` and to TensorBoard events in a directory.
+
+    Args:
+      workdir: an existing directory.
+      step: outer steps already taken; lines of later steps, from a run that was cut
+        off, are dropped.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        self.path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+        self.path.write_text("".join(map(_to_line, kept)))
+        self._events = SummaryWriter(
+            str(workdir), purge_step=step + 1 if step else None, flush_secs=30
+        )
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes one line, `{"step": step, **metrics}`; values that are not finite
+        become null there."""
+        metrics = {name: float(value) for name, value in metrics.items()}
+        with self.path.open("a") as file:
+            file.write(_to_line({"step": step, **metrics}))
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._events.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl`; none if there is no such file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _to_line(metrics: dict[str, float]) -> str:
+    finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+    return json.dumps(finite) + "\n"
+
+
+def progress_bar(num_steps: int, start: int = 0) -> tqdm:
+    """A bar over outer steps on a terminal, with absl's log lines kept above it.
+
+    Args:
+      num_steps: outer steps in all.
+      start: those already taken.
+
+    Returns:
+      A `tqdm` bar; silent where standard error is not a terminal.
+    """
+    bar = tqdm(total=num_steps, initial=start, unit="step", disable=None)
+    logging.get_absl_handler().python_handler.stream = _AboveBar(bar)
+    return bar
+
+
+class _AboveBar:
+    """A stream that prints lines above a progress bar."""
+
+    def __init__(self, bar: tqdm):
+        self._bar = bar
+
+    def write(self, message: str) -> None:
+        self._bar.write(message, end="", file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        self._bar.close()

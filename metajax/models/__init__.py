@@ -1,0 +1,7 @@
+"""Models, written in Linen or taken from any flax module or pair of functions."""
+
+from metajax.models import layers as layers
+from metajax.models.adapters import from_linen as from_linen
+from metajax.models.adapters import from_nnx as from_nnx
+from metajax.models.conv4 import conv4 as conv4
+from metajax.models.mlp import mlp as mlp

@@ -1,0 +1,91 @@
+"""Any flax module as a `Model`: a pair of pure functions over a plain tree of params."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+from flax import nnx
+import jax
+
+from metajax.base import Model, Params, PyTree
+
+
+class Calibrated(NamedTuple):
+    """Params together with the normalisation statistics they are to be used with."""
+
+    params: Params
+    statistics: PyTree
+
+
+def from_linen(module: nn.Module) -> Model:
+    """A Linen module as a model.
+
+    Args:
+      module: a module that is called with inputs `[examples, ...]` alone. It may keep
+        normalisation statistics in a collection named "statistics", as
+        `layers.Normalize` does, but no other state.
+
+    Returns:
+      A model whose params are the plain dict of the collection "params".
+
+    Raises:
+      ValueError: by `init`, if the module keeps other state, such as running averages.
+
+    Example:
+      >>> model = from_linen(nn.Dense(10))
+      >>> params = model.init(jax.random.key(0), jax.numpy.ones((1, 784)))
+      >>> params["kernel"].shape
+      (784, 10)
+    """
+
+    def init(key: jax.Array, inputs: PyTree) -> Params:
+        variables = module.init(key, inputs)
+        state = sorted(set(variables) - {"params", "statistics"})
+        if state:
+            raise ValueError(
+                f"from_linen: the module keeps state in {', '.join(state)}, which a "
+                "model cannot carry. Use layers.Normalize in place of BatchNorm, or "
+                "write init and apply by hand."
+            )
+        return variables.get("params", {})
+
+    def apply(params: Params, inputs: PyTree) -> PyTree:
+        if isinstance(params, Calibrated):
+            return module.apply(params._asdict(), inputs)
+        return module.apply({"params": params}, inputs)
+
+    def calibrate(params: Params, inputs: PyTree) -> Params:
+        _, state = module.apply({"params": params}, inputs, mutable=["statistics"])
+        return Calibrated(params, state["statistics"]) if state else params
+
+    return Model(init, apply, calibrate)
+
+
+def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
+    """An NNX module as a model.
+
+    Args:
+      build: makes the module from its random streams: `lambda rngs: Net(rngs=rngs)`.
+
+    Returns:
+      A model whose params are the module's `nnx.Param` state. Other variables keep the
+      values they are built with, and what a call changes in them is dropped: BatchNorm
+      in training mode normalises by the batch at hand, which is transductive.
+
+    Example:
+      >>> model = from_nnx(lambda rngs: nnx.Linear(784, 10, rngs=rngs))
+      >>> params = model.init(jax.random.key(0), None)
+      >>> model.apply(params, jax.numpy.ones((2, 784))).shape
+      (2, 10)
+    """
+    graph, _, rest = nnx.split(build(nnx.Rngs(0)), nnx.Param, ...)
+
+    def init(key: jax.Array, inputs: PyTree) -> Params:
+        del inputs  # An NNX module is given its sizes when built.
+        return nnx.state(build(nnx.Rngs(key)), nnx.Param)
+
+    def apply(params: Params, inputs: PyTree) -> PyTree:
+        # A copy, since a library BatchNorm would update variables of another trace.
+        return nnx.merge(graph, params, rest, copy=True)(inputs)
+
+    return Model(init, apply)

@@ -1,0 +1,81 @@
+"""The four-layer convolutional network of the few-shot literature."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Model
+from metajax.models import layers
+from metajax.models.adapters import from_linen
+
+
+class Conv4(nn.Module):
+    """Four blocks of convolution, normalisation and ReLU, and a linear head."""
+
+    ways: int
+    width: int
+    downsample: Literal["stride", "pool"]
+    normalization: layers.Normalization
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        pool = self.downsample == "pool"
+        hidden = inputs
+        for _ in range(4):
+            strides = (1, 1) if pool else (2, 2)
+            # The shift of the normalisation stands for the bias.
+            hidden = layers.Conv(self.width, strides=strides, use_bias=False)(hidden)
+            hidden = nn.relu(layers.Normalize(self.normalization)(hidden))
+            if pool:
+                hidden = nn.max_pool(hidden, (2, 2), (2, 2))
+        if pool:
+            features = hidden.reshape(len(hidden), -1)
+        else:
+            features = jnp.mean(hidden, axis=(1, 2))
+        return nn.Dense(self.ways, name="head")(features)
+
+
+def conv4(
+    ways: int,
+    *,
+    width: int = 64,
+    downsample: Literal["stride", "pool"] = "stride",
+    normalization: layers.Normalization = "transductive",
+) -> Model:
+    """Conv4: four 3x3 convolutions, each normalised, ReLU, and halved in size.
+
+    Args:
+      ways: classes a task, the width of the linear head.
+      width: features of each convolution.
+      downsample: "stride" halves by convolutions of stride 2 and averages the last map,
+        as Finn et al. 2017 do for Omniglot; "pool" by 2x2 max-pooling and flattens it,
+        as Vinyals et al. 2016 and Snell et al. 2017.
+      normalization: "transductive", "support", "layer", "group" or "none"; see
+        `layers.Normalize`.
+
+    Returns:
+      A model from images `[examples, height, width, channels]` to logits
+      `[examples, ways]`.
+
+    Raises:
+      ValueError: if an argument is none of those listed.
+
+    Source:
+      Finn et al. 2017 (arXiv 1703.03400), section 5.2; Vinyals et al. 2016
+      (arXiv 1606.04080), section 4.1.
+
+    Note:
+      Finn's code has no scale in the normalisation, does not adapt its shift in the
+      inner loop, and draws the head from N(0, 1); here scale and shift are params like
+      any other, and the head starts small (LeCun).
+    """
+    if downsample not in ("stride", "pool"):
+        raise ValueError(
+            f"Unknown downsample {downsample!r}: choose one of stride, pool."
+        )
+    if min(ways, width) < 1:
+        raise ValueError(f"conv4: ways and width must be positive: {ways}, {width}.")
+    layers.check_normalization(normalization)
+    return from_linen(Conv4(ways, width, downsample, normalization))

@@ -1,0 +1,45 @@
+"""Multi-layer perceptrons."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from metajax.base import Model
+from metajax.models.adapters import from_linen
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them, over flattened inputs."""
+
+    hidden: Sequence[int]
+    outputs: int
+    init_std: float | None = None
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        if self.init_std is None:
+            kernel_init = nn.initializers.lecun_normal()
+        else:
+            kernel_init = nn.initializers.truncated_normal(self.init_std)
+        hidden = inputs.reshape(len(inputs), -1)
+        for width in self.hidden:
+            hidden = nn.relu(nn.Dense(width, kernel_init=kernel_init)(hidden))
+        return nn.Dense(self.outputs, kernel_init=kernel_init, name="head")(hidden)
+
+
+def mlp(hidden: Sequence[int], outputs: int, *, init_std: float | None = None) -> Model:
+    """A multi-layer perceptron, such as the 784-128-10 one: `mlp([128], 10)`.
+
+    Args:
+      hidden: the widths of the hidden layers.
+      outputs: the width of the last layer, whose outputs are `[examples, outputs]`.
+      init_std: standard deviation of the initial weights, from a normal truncated at
+        two of them; LeCun's, `1 / sqrt(inputs)`, if None.
+
+    Returns:
+      A model that flattens each input.
+    """
+    if not all(width > 0 for width in (*hidden, outputs)):
+        raise ValueError(f"mlp: widths must be positive: got {(*hidden, outputs)}.")
+    return from_linen(MLP(tuple(hidden), outputs, init_std))

@@ -1,0 +1,154 @@
+"""Meta-training: the outer loop as one compiled scan that draws its own tasks."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax import trees
+from metajax.base import (
+    Estimator,
+    Key,
+    MetaLearner,
+    MetaParams,
+    Metrics,
+    PyTree,
+    Sampler,
+    Task,
+)
+
+
+class TrainState(NamedTuple):
+    """What meta-training needs to go on: save it, and resume from it."""
+
+    step: jax.Array  # Outer steps taken, int32.
+    key: Key  # Fixes the stream of tasks; never changes.
+    meta: MetaParams
+    opt_state: optax.OptState
+
+
+TrainStep = Callable[[TrainState, Task], tuple[TrainState, Metrics]]
+
+
+def init_state(
+    key: Key,
+    learner: MetaLearner,
+    optimizer: optax.GradientTransformation,
+    sampler: Sampler,
+) -> TrainState:
+    """The state before the first outer step.
+
+    Args:
+      key: fixes the initial meta-parameters and the whole stream of tasks.
+      learner: the meta-learner.
+      optimizer: the outer optimizer.
+      sampler: draws tasks; one is drawn to learn the shape of inputs.
+
+    Returns:
+      A state at step 0.
+    """
+    init_key, train_key = jax.random.split(key)
+    meta = learner.init(init_key, sampler(init_key).support.inputs)
+    return TrainState(jnp.int32(0), train_key, meta, optimizer.init(meta))
+
+
+def draw_tasks(key: Key, sampler: Sampler, indices: jax.Array) -> Task:
+    """Draws the tasks of a stream: task `i` is `sampler(fold_in(key, i))`.
+
+    Args:
+      key: fixes the stream.
+      sampler: draws one task from a key.
+      indices: which tasks of the stream, `[tasks]`.
+
+    Returns:
+      The tasks stacked, leaves `[tasks, ...]`.
+    """
+    return jax.vmap(lambda i: sampler(jax.random.fold_in(key, i)))(indices)
+
+
+def train_step(
+    meta_grad: Estimator, optimizer: optax.GradientTransformation
+) -> TrainStep:
+    """One outer step: estimate the meta-gradient, update the meta-parameters.
+
+    Args:
+      meta_grad: an estimator of the meta-gradient.
+      optimizer: the outer optimizer, any optax transformation.
+
+    Returns:
+      A pure function `(state, tasks) -> (state, metrics)`. The metrics are those of the
+      objective, averaged over tasks, and `grad_norm`, the global norm of the
+      meta-gradient. Where the loss or the gradient is not finite the state comes back
+      unchanged, step included: `state.step` then names the step that failed, and
+      training cannot go past it.
+    """
+
+    def step(state: TrainState, tasks: Task) -> tuple[TrainState, Metrics]:
+        _, key = _step_keys(state)
+        (loss, metrics), grads = meta_grad(key, state.meta, tasks)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.meta)
+        meta = optax.apply_updates(state.meta, updates)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        after = TrainState(state.step + 1, state.key, meta, opt_state)
+        return trees.select(finite, after, state), metrics | {"grad_norm": grad_norm}
+
+    return step
+
+
+def train(
+    step: TrainStep,
+    state: TrainState,
+    sampler: Sampler,
+    *,
+    num_tasks: int,
+    num_steps: int,
+) -> tuple[TrainState, Metrics]:
+    """Runs outer steps as one compiled scan, tasks drawn inside it.
+
+    Called again with the same `step` it does not trace again, and training `2n` steps
+    equals training `n` twice.
+
+    Args:
+      step: from `train_step`.
+      state: where to start; its buffers are given up to the result.
+      sampler: draws one task from a key: a registered dataclass if it holds arrays, or
+        a plain function.
+      num_tasks: tasks an outer step.
+      num_steps: outer steps.
+
+    Returns:
+      The state after them, and metrics of every step, `[num_steps]` each.
+
+    Example:
+      >>> state, metrics = train(  # doctest: +SKIP
+      ...     step, state, sampler, num_tasks=25, num_steps=1000
+      ... )
+    """
+    return _train(step, num_tasks, num_steps, state, as_pytree(sampler))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _train(
+    step: TrainStep, num_tasks: int, num_steps: int, state: TrainState, sampler: Sampler
+):
+    def body(state, _):
+        task_key, _ = _step_keys(state)
+        return step(state, draw_tasks(task_key, sampler, jnp.arange(num_tasks)))
+
+    return jax.lax.scan(body, state, length=num_steps)
+
+
+def _step_keys(state: TrainState) -> Key:
+    """The keys of one step: that of its tasks, and that of its estimator."""
+    return jax.random.split(jax.random.fold_in(state.key, state.step))
+
+
+def as_pytree(sampler: Sampler) -> PyTree:
+    """The sampler as an argument for jit; a plain function becomes a static part of it."""
+    if jax.tree_util.all_leaves([sampler]):
+        return jax.tree_util.Partial(sampler)
+    return sampler

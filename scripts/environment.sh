@@ -1,0 +1,23 @@
+# Sourced by the other scripts: makes .venv with the pinned packages, and activates it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ ! -e .venv/made ] || [ requirements.lock -nt .venv/made ]; then
+  if command -v uv >/dev/null; then
+    echo "Making .venv with uv."
+    uv venv --quiet --allow-existing --python '>=3.11' .venv
+    uv pip install --quiet --python .venv/bin/python -r requirements.lock
+    uv pip install --quiet --python .venv/bin/python --no-deps -e .
+  else
+    python=$(command -v python3.13 || command -v python3.12 || command -v python3.11 ||
+      command -v python3) || { echo "Install Python 3.11 or newer first." >&2; exit 1; }
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+      { echo "metajax needs Python 3.11 or newer; found $("$python" -V)." >&2; exit 1; }
+    echo "Making .venv with pip; this takes a minute or two."
+    "$python" -m venv .venv
+    .venv/bin/python -m pip install --quiet -r requirements.lock
+    .venv/bin/python -m pip install --quiet --no-deps -e .
+  fi
+  touch .venv/made
+fi
+source .venv/bin/activate

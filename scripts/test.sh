@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Style and tests: what CI runs. Arguments go to pytest.
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+ruff format --check .
+ruff check .
+python -m pytest "$@"
