@@ -2,18 +2,18 @@
 
 import json
 import math
+from pathlib import Path
 import sys
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
-import metajax as mj
 from experiments import components, pictures, workdirs
+import metajax as mj
 from metajax import checkpoints, logs, trees
 from metajax.base import Objective
 from metajax.training import TrainStep

@@ -1,11 +1,11 @@
 """The directory of a run: whose it is, what made it, and what it found."""
 
+from importlib import metadata
 import json
+from pathlib import Path
 import platform
 import subprocess
 import sys
-from importlib import metadata
-from pathlib import Path
 
 # Flags that say where a run is or how it is looked at, not what it computes.
 _FREE_FLAGS = ("workdir", "data_dir", "platform", "eval_only", "num_test_tasks")

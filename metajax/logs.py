@@ -2,8 +2,8 @@
 
 import json
 import math
-import sys
 from pathlib import Path
+import sys
 
 from absl import logging
 from tensorboardX import SummaryWriter
@@ -28,8 +28,7 @@ class MetricLog:
         )
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes one line, `{"step": step, **metrics}`; values that are not finite
-        become null there."""
+        """Writes one line, `{"step": step, **metrics}`; what is not finite is null."""
         metrics = {name: float(value) for name, value in metrics.items()}
         with self.path.open("a") as file:
             file.write(_to_line({"step": step, **metrics}))
@@ -63,8 +62,15 @@ def progress_bar(num_steps: int, start: int = 0) -> tqdm:
       A `tqdm` bar; silent where standard error is not a terminal.
     """
     bar = tqdm(total=num_steps, initial=start, unit="step", disable=None)
-    logging.get_absl_handler().python_handler.stream = _AboveBar(bar)
+    handler = logging.get_absl_handler().python_handler
+    handler.stream = _AboveBar(bar)
+    handler.addFilter(_is_ours)
     return bar
+
+
+def _is_ours(record) -> bool:
+    """Whether a log line is not one of the dozens that each checkpoint brings."""
+    return "orbax" not in record.pathname or record.levelname != "INFO"
 
 
 class _AboveBar:

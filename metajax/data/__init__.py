@@ -1,9 +1,9 @@
 """Task distributions and the data behind them."""
 
-from metajax.data.few_shot import by_fraction as by_fraction
-from metajax.data.few_shot import by_name as by_name
 from metajax.data.few_shot import ClassArrays as ClassArrays
 from metajax.data.few_shot import FewShot as FewShot
+from metajax.data.few_shot import by_fraction as by_fraction
+from metajax.data.few_shot import by_name as by_name
 from metajax.data.few_shot import from_arrays as from_arrays
 from metajax.data.folder import from_folder as from_folder
 from metajax.data.folder import from_npz as from_npz

@@ -1,7 +1,7 @@
 """Labelled examples on the device, and few-shot tasks drawn from them inside jit."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
+import dataclasses
 from pathlib import Path
 
 import jax

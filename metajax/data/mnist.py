@@ -1,9 +1,9 @@
 """MNIST (LeCun et al., 1998): handwritten digits."""
 
+from collections.abc import Iterator
 import gzip
 import io
 import os
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -45,8 +45,8 @@ def mnist(
     """MNIST's digits of one split; ink is 255 on a background of 0.
 
     Args:
-      split: "train" is the first 55000 of MNIST's training images, "validation" the last
-        5000 of them, "test" its 10000 test images.
+      split: "train" is the first 55000 of MNIST's training images, "validation" the
+        last 5000 of them, "test" its 10000 test images.
       data_dir: of the TFDS data; see `tfds_arrays.find_data_dir`.
 
     Returns:

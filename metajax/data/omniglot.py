@@ -1,10 +1,10 @@
-"""Omniglot (Lake et al., 2015): 1623 handwritten characters, drawn by 20 people each."""
+"""Omniglot (Lake et al., 2015): 1623 characters, each drawn by 20 people."""
 
+from collections.abc import Iterator
 import io
 import os
-import zipfile
-from collections.abc import Iterator
 from typing import Literal
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -96,9 +96,9 @@ def omniglot(
       >>> data.num_classes, data.inputs.shape  # doctest: +SKIP
       (423, (8460, 28, 28, 1))
 
-    Note: the numbers are those of Finn et al., the characters are not, since the shuffle
-    is our own. Their code asks for a Lanczos resize as well, but gets the nearest pixel,
-    the only way in which PIL resizes one-bit images: "binary" is what they trained on.
+    Note: the numbers are those of Finn et al., the characters are not: the shuffle is
+    our own. Their code asks for a Lanczos resize as well, but gets the nearest pixel,
+    the only way in which PIL resizes one-bit images; "binary" is what they trained on.
     """
     if split not in ("train", "validation", "test", "all"):
         raise ValueError(f"omniglot has no split {split!r}: train, validation, test.")

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import flax.linen as nn
 from flax import nnx
+import flax.linen as nn
 import jax
 
 from metajax.base import Model, Params, PyTree

@@ -1,6 +1,6 @@
 """Layers that stay fast under a task axis, and normalisation that says what it leaks."""
 
-from typing import get_args, Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax

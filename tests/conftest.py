@@ -1,0 +1,48 @@
+"""Strict modes for every test, and where the tests find real data."""
+
+import os
+from pathlib import Path
+import shutil
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Keeps caches out of the home directory, and from one test to the next."""
+    cache = tmp_path_factory.getbasetemp() / "xdg_cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """The directory of prepared TFDS data, which is only read."""
+    path = Path(os.environ.get("TFDS_DATA_DIR") or SHARED / "tfds").expanduser()
+    if not (path / "omniglot").is_dir() or not (path / "mnist").is_dir():
+        pytest.skip(f"no prepared omniglot and mnist in {path}: set TFDS_DATA_DIR")
+    return path
+
+
+@pytest.fixture(scope="session")
+def archives():
+    """The directory of original archives, which is only read."""
+    path = SHARED / "archives"
+    if not path.is_dir():
+        pytest.skip(f"no original archives in {path}")
+    return path
+
+
+@pytest.fixture
+def copied(data_dir, tmp_path):
+    """A data directory with a copy of Omniglot that tests may damage."""
+    target = tmp_path / "copied" / "omniglot" / "3.0.0"
+    target.mkdir(parents=True)
+    for file in (data_dir / "omniglot" / "3.0.0").iterdir():
+        shutil.copyfile(file, target / file.name)
+    return tmp_path / "copied"

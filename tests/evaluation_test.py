@@ -1,0 +1,99 @@
+"""Meta-testing: frozen tasks, honest intervals, paired comparisons."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metajax as mj
+from metajax import losses
+
+SAMPLER = mj.data.Sinusoid(shots=5, queries=5)
+MODEL = mj.models.mlp([8], 1)
+
+
+@functools.cache  # One compilation a number of steps.
+def objective(num_steps):
+    learner = mj.maml(MODEL, losses.squared_error, optax.sgd(0.01), num_steps)
+    return mj.query_loss(learner, losses.squared_error)
+
+
+@pytest.fixture(scope="module")
+def meta():
+    return MODEL.init(jax.random.key(0), jnp.ones((1, 1)))
+
+
+def evaluate(meta, num_steps=1, seed=1, num_tasks=20, **kwargs):
+    return mj.evaluate(
+        objective(num_steps),
+        meta,
+        SAMPLER,
+        key=jax.random.key(seed),
+        num_tasks=num_tasks,
+        **kwargs,
+    )
+
+
+def test_the_chunk_changes_neither_tasks_nor_values(meta):
+    whole, chunked = evaluate(meta), evaluate(meta, tasks_per_chunk=7)
+    assert whole.tasks_hash == chunked.tasks_hash
+    np.testing.assert_allclose(whole.values["loss"], chunked.values["loss"], rtol=1e-5)
+    assert whole.values["loss"].shape == (20,)
+
+
+def test_the_hash_names_the_tasks_and_nothing_else(meta):
+    first = evaluate(meta)
+    other_meta = jax.tree.map(lambda leaf: leaf + 1, meta)
+    assert evaluate(other_meta, num_steps=3).tasks_hash == first.tasks_hash
+    assert evaluate(meta, seed=2).tasks_hash != first.tasks_hash
+    assert evaluate(meta, num_tasks=21).tasks_hash != first.tasks_hash
+
+
+def test_values_equal_those_of_a_loop_over_tasks(meta):
+    draw_key, _ = jax.random.split(jax.random.key(1))
+    learner = mj.maml(MODEL, losses.squared_error, optax.sgd(0.01), 1)
+    for i, value in enumerate(evaluate(meta, num_tasks=3).values["loss"]):
+        support, query = SAMPLER(jax.random.fold_in(draw_key, i))
+        adapted = learner.adapt(jax.random.key(0), meta, support)
+        outputs = learner.predict(meta, adapted, query.inputs)
+        np.testing.assert_allclose(
+            value, np.mean((outputs - query.targets) ** 2), rtol=1e-5
+        )
+
+
+def test_the_interval_covers_the_truth_in_95_of_100_cases():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(2000):
+        mean, interval = mj.mean_and_interval(rng.normal(0.7, 0.2, size=100))
+        covered += abs(mean - 0.7) < interval
+    assert 0.93 < covered / 2000 < 0.965
+
+
+def test_an_interval_needs_two_tasks():
+    with pytest.raises(ValueError, match="at least two"):
+        mj.mean_and_interval(np.array([1.0]))
+
+
+def test_values_that_are_not_finite_are_counted_apart():
+    summary = mj.summarize(np.array([1.0, 3.0, np.nan, np.inf]))
+    assert (summary.mean, summary.median) == (2.0, 2.0)
+    assert (summary.num_tasks, summary.num_nonfinite) == (4, 2)
+    assert np.isnan(mj.summarize(np.full(3, np.nan)).mean)
+
+
+def test_a_paired_comparison_is_sharper_than_two_intervals(meta):
+    before, after = evaluate(meta, 0, num_tasks=100), evaluate(meta, 1, num_tasks=100)
+    mean, interval = mj.paired_difference(before, after, "loss")
+    means = [np.mean(result.values["loss"]) for result in (before, after)]
+    np.testing.assert_allclose(mean, means[0] - means[1], rtol=1e-4)
+    each = [mj.mean_and_interval(r.values["loss"])[1] for r in (before, after)]
+    assert interval < max(each)
+
+
+def test_a_paired_comparison_refuses_other_tasks(meta):
+    with pytest.raises(ValueError, match="same tasks"):
+        mj.paired_difference(evaluate(meta), evaluate(meta, seed=2), "loss")

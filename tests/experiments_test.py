@@ -1,0 +1,250 @@
+"""The runner, from its flags to its files, and what it says to bad input."""
+
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+from absl import flags
+from absl.testing import flagsaver
+import numpy as np
+import pytest
+
+from experiments import components, few_shot, runner
+from metajax import logs
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
+SHORT = [
+    "--num_steps=4",
+    "--log_every_steps=1",
+    "--eval_every_steps=2",
+    "--num_tasks=2",
+    "--tasks_per_chunk=1",
+    "--num_validation_tasks=2",
+    "--num_test_tasks=3",
+    "--platform=cpu",
+]
+TINY = ["--data=sinusoid", "--shots=5", "--queries=5", "--hidden=4", *SHORT]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the runner in this process: arguments -> exit code, output, errors."""
+
+    def run(*arguments):
+        command = ["few_shot", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        with flagsaver.flagsaver():
+            few_shot.FLAGS.unparse_flags()
+            for name in few_shot.FLAGS:
+                few_shot.FLAGS[name].unparse()
+            try:
+                few_shot.FLAGS(command)
+            except flags.Error as error:
+                return 1, "", str(error)
+            code = runner.run(few_shot.FLAGS)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_a_run_leaves_everything_in_its_directory(run, tmp_path):
+    workdir = tmp_path / "run"
+    code, out, _ = run(*TINY, "--eval_inner_steps=0,2", f"--workdir={workdir}")
+    assert code == 0
+    result = json.loads((workdir / "result.json").read_text())
+    assert [row["inner_steps"] for row in result["rows"]] == [0, 2]
+    assert (result["steps"], result["num_tasks"], result["seed"]) == (4, 3, 0)
+    assert result["best_step"] in (2, 4)
+    assert (workdir / "result.txt").read_text().strip() == out.strip()
+    values = np.load(workdir / "result.npz")
+    np.testing.assert_allclose(
+        values["loss_2"].mean(), result["rows"][1]["loss"]["mean"], rtol=1e-6
+    )
+    lines = logs.read_metrics(workdir / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert [("validation/loss" in line) for line in lines] == [False, True] * 2
+    record = json.loads((workdir / "starts.jsonl").read_text())
+    assert record["versions"]["jax"] and record["device"].startswith("1 cpu")
+    assert "--hidden=4" in (workdir / "run.flags").read_text().splitlines()
+    assert list(workdir.glob("events.out.tfevents*"))
+    for picture in ("tasks", "curves", "result", "predictions"):
+        assert (workdir / f"{picture}.png").stat().st_size > 5_000
+
+
+def test_a_saved_run_is_evaluated_alone_with_its_own_flags(run, tmp_path):
+    workdir = tmp_path / "run"
+    assert run(*TINY, f"--workdir={workdir}")[0] == 0
+    before = {p: p.read_bytes() for p in workdir.glob("result.*")}
+    code, out, _ = run("--eval_only", "--platform=cpu", f"--workdir={workdir}")
+    assert code == 0 and out.startswith("600 unseen tasks")
+    code, again, _ = run(
+        "--eval_only", "--num_test_tasks=3", "--platform=cpu", f"--workdir={workdir}"
+    )
+    assert again.strip() == (workdir / "result.txt").read_text().strip()
+    assert before == {p: p.read_bytes() for p in workdir.glob("result.*")}
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_result(run, tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(*TINY, f"--workdir={whole}")[0] == 0
+
+    validate = runner._validate
+
+    def fail_late(config, experiment, progress):
+        if int(progress.state.step) == 4:
+            raise KeyboardInterrupt
+        return validate(config, experiment, progress)
+
+    monkeypatch.setattr(runner, "_validate", fail_late)
+    with pytest.raises(KeyboardInterrupt):
+        run(*TINY, f"--workdir={cut}")
+    monkeypatch.setattr(runner, "_validate", validate)
+    assert run(*TINY, f"--workdir={cut}")[0] == 0
+
+    def lines(workdir):
+        timing = ("seconds", "tasks_per_second")
+        return [
+            {name: value for name, value in line.items() if name not in timing}
+            for line in logs.read_metrics(workdir / "metrics.jsonl")
+        ]
+
+    assert lines(cut) == lines(whole)
+    assert (cut / "result.txt").read_text() == (whole / "result.txt").read_text()
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_takes_steps(run, preset, tmp_path, data_dir, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    code, out, errors = run(
+        f"--flagfile={preset}",
+        *SHORT,
+        "--num_steps=1",
+        f"--data_dir={data_dir}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert code == 0, errors
+    assert out.startswith("3 unseen tasks")
+
+
+def test_the_flags_list_what_the_registry_has():
+    for name, registry in {
+        "data": components.DATA,
+        "model": components.MODELS,
+        "learner": components.LEARNERS,
+    }.items():
+        assert few_shot.FLAGS[name].parser.enum_values == list(registry)
+
+
+BAD_FLAGS = {
+    "misspelled flag": (["--inner_ratee=1"], "inner_rate"),
+    "NaN rate": (["--inner_rate=nan"], "rates must be positive and finite"),
+    "negative rate": (["--outer_rate=-1"], "rates must be positive and finite"),
+    "unknown data": (["--data=imagenet"], "sinusoid|glyphs|omniglot|mnist"),
+    "unknown model": (["--model=vit"], "mlp|conv4"),
+    "unknown learner": (["--learner=reptil"], "maml|fomaml"),
+    "chunk": (["--num_tasks=10", "--tasks_per_chunk=4"], "must divide --num_tasks"),
+    "no tasks": (["--num_tasks=0"], "positive"),
+    "unsorted steps": (["--eval_inner_steps=5,1"], "ascending"),
+    "own data unnamed": (["--data=folder"], "--data_path must be set"),
+    "two parts": (["--class_split=0.5,0.5"], "three parts"),
+    "one rotation": (["--rotations=0:90"], "three ranges"),
+    "no width": (["--hidden=0"], "positive integers"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FLAGS)
+def test_bad_flags_are_refused_when_parsed(run, name, tmp_path):
+    arguments, message = BAD_FLAGS[name]
+    code, _, errors = run(*arguments, f"--workdir={tmp_path / 'run'}")
+    assert code == 1 and message in errors, errors
+    assert not (tmp_path / "run").exists()
+
+
+BAD_CONFIGURATIONS = {
+    "too many ways": (["--data=glyphs", "--ways=2000"], "2000-way tasks need 2000"),
+    "too many shots": (
+        ["--data=glyphs", "--shots=15", "--queries=10"],
+        "class 'train-",
+    ),
+    "no data": (["--data=mnist", "--data_dir=/nowhere"], "/nowhere"),
+    "no own data": (["--data=folder", "--data_path=/nowhere"], "no class folders"),
+    "unknown optimizer": (["--inner_optimizer=sdg"], "Unknown optimizer 'sdg'"),
+    "unknown option": (["--inner_options=momentun=0.9"], "momentun"),
+    "NaN meta-gradient": (["--inner_optimizer=adam"], "eps_root"),
+    "no GPU": (["--platform=gpu"], "--platform=gpu was asked for"),
+    "no run to evaluate": (["--eval_only"], "holds no run to evaluate"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGURATIONS)
+def test_bad_configurations_are_one_line_and_write_nothing(run, name, tmp_path):
+    arguments, message = BAD_CONFIGURATIONS[name]
+    code, _, errors = run(*TINY, *arguments, f"--workdir={tmp_path / 'run'}")
+    assert code == runner.BAD_CONFIGURATION
+    assert errors.startswith("Error: ") and message in errors, errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_of_another_run_is_not_written_over(run, tmp_path):
+    workdir = tmp_path / "run"
+    assert run(*TINY, f"--workdir={workdir}")[0] == 0
+    before = {p: p.read_bytes() for p in workdir.iterdir() if p.is_file()}
+    code, _, errors = run(*TINY, f"--workdir={workdir}")
+    assert code == 2 and "holds a finished run" in errors
+    (workdir / "result.json").unlink()
+    code, _, errors = run(*TINY, "--seed=1", f"--workdir={workdir}")
+    assert code == 2 and "--seed=0 --seed=1" in errors
+    after = {p: p.read_bytes() for p in workdir.iterdir() if p.is_file()}
+    assert {p: before[p] for p in after} == after
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    code, _, errors = run(*TINY, f"--workdir={tmp_path / 'mine'}")
+    assert code == 2 and "not empty" in errors
+
+
+def test_a_directory_that_cannot_be_made_is_named(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, errors = run(*TINY, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert code == runner.BAD_CONFIGURATION and str(tmp_path / "file") in errors
+
+
+def test_training_that_becomes_non_finite_stops_at_the_step(run, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = ["--outer_optimizer=sgd", "--outer_rate=1e30", f"--workdir={workdir}"]
+    code, _, errors = run(*TINY, *arguments)
+    assert code == runner.NON_FINITE
+    assert "step 1 of seed 0" in errors and "--outer_rate" in errors
+    assert not (workdir / "result.json").exists()
+    assert list((workdir / "checkpoints").iterdir())
+
+
+def test_the_command_line_helps_quickly_and_refuses_stray_arguments():
+    def command(*arguments):
+        return subprocess.run(
+            [
+                sys.executable,
+                "-X",
+                "importtime",
+                "-m",
+                "experiments.few_shot",
+                *arguments,
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+
+    usage = command("--help")
+    assert "--inner_rate" in usage.stdout
+    assert "jax" not in usage.stderr and "numpy" not in usage.stderr
+    stray = command("--workdir=unused", "train")
+    assert (
+        stray.returncode
+        and "Unexpected argument 'train'" in stray.stdout + stray.stderr
+    )
+    unnamed = command()
+    assert "workdir" in unnamed.stderr and "Traceback" not in unnamed.stderr

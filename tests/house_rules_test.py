@@ -1,0 +1,81 @@
+"""The rules of the house: who may import whom, who may jit, what is public."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import metajax as mj
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "metajax").rglob("*.py"))
+FILES = {str(path.relative_to(ROOT)): path for path in SOURCES}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules and names that a file imports, dotted."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def within(names: set[str], *packages: str) -> set[str]:
+    return {n for n in names if any(f"{n}.".startswith(f"{p}.") for p in packages)}
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if "__init__" not in n])
+def test_imports_go_one_way(name):
+    names = imported(FILES[name])
+    if name.startswith("metajax/algorithms/"):
+        allowed = [f"metajax.{m}" for m in ("base", "adjoints", "losses", "trees")]
+        assert within(names, "metajax") == within(names, *allowed)
+    elif name.startswith(("metajax/models/", "metajax/data/")):
+        room = "metajax." + name.split("/")[1]
+        assert within(names, "metajax") == within(names, "metajax.base", room)
+    if not name.startswith("metajax/models/"):
+        assert not within(names, "flax")
+    assert not within(names, "absl.flags", "experiments")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_recipes_are_not_jitted(name):
+    may_jit = ("metajax/training.py", "metajax/evaluation.py", "metajax/data/glyphs.py")
+    assert name in may_jit or "jax.jit" not in FILES[name].read_text()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_and_functions_fit_a_reader(name):
+    text = FILES[name].read_text()
+    # The public index and the prose of docstrings may run on; code may not.
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[1] if ast.get_docstring(node) else node.body[0]
+            assert node.end_lineno - first.lineno < 50, node.name
+
+
+def public(module) -> list[str]:
+    return [name for name in vars(module) if not name.startswith("_")]
+
+
+def test_every_public_name_is_documented():
+    for module in (mj, mj.data, mj.models, mj.adjoints, mj.estimators, mj.losses):
+        for name in public(module):
+            value = getattr(module, name)
+            if getattr(value, "__module__", "").startswith("metajax"):
+                assert value.__doc__, name
+
+
+def test_every_algorithm_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for path in (ROOT / "metajax" / "algorithms").glob("[a-z]*.py"):
+        assert f"metajax/algorithms/{path.name}" in readme, path.name
+
+
+def test_every_preset_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for path in (ROOT / "experiments" / "presets").glob("*.flags"):
+        assert path.stem in readme, path.name

@@ -1,0 +1,138 @@
+"""The outer loop: what it promises about streams, resuming, and bad steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metajax as mj
+from metajax import checkpoints, losses
+
+SAMPLER = mj.data.Sinusoid(shots=5, queries=5)
+OPTIMIZER = optax.adam(1e-3)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    model = mj.models.mlp([8], 1)
+    learner = mj.maml(model, losses.squared_error, optax.sgd(0.01), 1)
+    meta_grad = mj.estimators.backprop(mj.query_loss(learner, losses.squared_error))
+    return learner, mj.train_step(meta_grad, OPTIMIZER)
+
+
+def start(learner, sampler=SAMPLER):
+    return mj.init_state(jax.random.key(0), learner, OPTIMIZER, sampler)
+
+
+def assert_equal(a, b):
+    def plain(x):
+        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(x) if is_key else x
+
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(plain(x), plain(y)), a, b)
+
+
+def test_training_in_parts_equals_training_at_once(parts, tmp_path):
+    learner, step = parts
+    whole, metrics = mj.train(step, start(learner), SAMPLER, num_tasks=4, num_steps=6)
+    half, first = mj.train(step, start(learner), SAMPLER, num_tasks=4, num_steps=3)
+    checkpoints.save(tmp_path / "saved", 3, half)
+    half = checkpoints.restore(tmp_path / "saved", start(learner))
+    parted, second = mj.train(step, half, SAMPLER, num_tasks=4, num_steps=3)
+    assert_equal(whole, parted)
+    joined = jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second)
+    assert_equal(metrics, joined)
+
+
+def test_each_step_sees_new_tasks_that_the_seed_alone_decides(parts):
+    learner, _ = parts
+    seen = []
+
+    def looking_step(state, tasks):
+        return state._replace(step=state.step + 1), {"inputs": tasks.support.inputs}
+
+    for num_tasks in (2, 4):
+        state = start(learner)
+        _, metrics = mj.train(
+            looking_step, state, SAMPLER, num_tasks=num_tasks, num_steps=3
+        )
+        seen.append(metrics["inputs"])  # [steps, tasks, points, 1]
+    np.testing.assert_array_equal(seen[0], seen[1][:, :2])
+    flat = np.asarray(seen[1]).reshape(12, -1)
+    assert len(np.unique(flat, axis=0)) == 12
+
+
+def test_a_learner_of_ones_own_trains_with_the_same_loop():
+    """Three functions and no registration: learn a constant's offset from its mean."""
+    learner = mj.MetaLearner(
+        init=lambda key, inputs: jnp.float32(0.0),
+        adapt=lambda key, meta, support: jnp.mean(support.targets),
+        predict=lambda meta, adapted, inputs: jnp.full(inputs.shape, adapted + meta),
+    )
+
+    def sampler(key):
+        level = jax.random.normal(key)
+        support = mj.Batch(jnp.zeros((2, 1)), jnp.full((2, 1), level))
+        query = mj.Batch(jnp.zeros((2, 1)), jnp.full((2, 1), level + 3.0))
+        return mj.Task(support, query)
+
+    optimizer = optax.sgd(0.1)
+    meta_grad = mj.estimators.backprop(mj.query_loss(learner, losses.squared_error))
+    state = mj.init_state(jax.random.key(0), learner, optimizer, sampler)
+    step = mj.train_step(meta_grad, optimizer)
+    state, _ = mj.train(step, state, sampler, num_tasks=4, num_steps=100)
+    np.testing.assert_allclose(state.meta, 3.0, rtol=1e-4)
+
+
+def test_a_step_that_is_not_finite_leaves_the_last_good_state():
+    learner = mj.MetaLearner(
+        init=lambda key, inputs: jnp.float32(1.0),
+        adapt=lambda key, meta, support: meta,
+        predict=lambda meta, adapted, inputs: jnp.log(adapted) + 0 * inputs,
+    )
+    # Each step of 0.4 moves 1.0 towards log(meta) = -inf, and the third is past zero.
+    optimizer = optax.sgd(0.4)
+
+    def estimate(key, meta, tasks):
+        return (jnp.log(meta), {"loss": jnp.log(meta)}), jnp.float32(1.0)
+
+    step = mj.train_step(estimate, optimizer)
+    state = mj.init_state(jax.random.key(0), learner, optimizer, SAMPLER)
+    state, metrics = mj.train(step, state, SAMPLER, num_tasks=2, num_steps=6)
+    assert int(state.step) == 3
+    np.testing.assert_allclose(state.meta, -0.2, rtol=1e-5)
+    assert (
+        np.isfinite(metrics["loss"][:3]).all() and np.isnan(metrics["loss"][3:]).all()
+    )
+
+
+def test_arrays_of_the_sampler_are_arguments_of_the_program(parts):
+    images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1)).astype(np.uint8)
+    sampler = mj.data.FewShot(mj.data.from_arrays(images, np.arange(60) % 6), 5, 1, 1)
+    model = mj.models.mlp([4], 5)
+    learner = mj.maml(model, losses.cross_entropy, optax.sgd(0.1), 1)
+    meta_grad = mj.estimators.backprop(mj.query_loss(learner, losses.cross_entropy))
+    step = mj.train_step(meta_grad, OPTIMIZER)
+    lowered = mj.training._train.lower(step, 2, 2, start(learner, sampler), sampler)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(lowered.args_info)]
+    assert (60, 8, 8, 1) in shapes
+    assert len(lowered.as_text()) < 500_000
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_the_whole_loop_lowers_for_every_platform(parts, platform):
+    learner, step = parts
+    keyless = jax.tree.map(lambda x: x, start(learner))
+
+    def loop(meta, opt_state):
+        state = keyless._replace(
+            meta=meta, opt_state=opt_state, key=jax.random.key(0), step=jnp.int32(0)
+        )
+        state, metrics = mj.train(step, state, SAMPLER, num_tasks=4, num_steps=2)
+        return state.meta, metrics
+
+    exported = jax.export.export(jax.jit(loop), platforms=[platform])(
+        keyless.meta, keyless.opt_state
+    )
+    assert exported.platforms == (platform,)
