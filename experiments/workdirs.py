@@ -38,7 +38,7 @@ def claim(config, workdir: Path) -> None:
     record = workdir / "run.flags"
     if record.exists():
         theirs = record.read_text().splitlines()
-        differing = sorted(set(ours.values()) ^ set(filter(None, theirs)))
+        differing = sorted((set(ours.values()) ^ set(theirs)) - {""})
         if differing:
             raise ValueError(
                 f"{workdir} holds an unfinished run with other flags: choose another "

@@ -102,7 +102,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(run, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         run(*TINY, f"--workdir={cut}")
     monkeypatch.setattr(runner, "_validate", validate)
-    assert run(*TINY, f"--workdir={cut}")[0] == 0
+    code, _, errors = run(*TINY, f"--workdir={cut}")
+    assert code == 0, errors
 
     def lines(workdir):
         timing = ("seconds", "tasks_per_second")
