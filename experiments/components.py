@@ -17,7 +17,7 @@ class Problem(NamedTuple):
     test: Sampler
     outputs: int  # Width of a model's last layer.
     loss: Loss
-    metrics: dict[str, Loss]  # The first decides which parameters are best, if any.
+    metrics: dict[str, Loss]  # Reported beside the loss.
 
 
 def sinusoid(config) -> Problem:

@@ -91,7 +91,13 @@ flags.DEFINE_integer("inner_steps", 1, "Inner steps in training.", 0)
 flags.DEFINE_list(
     "eval_inner_steps",
     ["0", "1", "5", "10"],
-    "Inner steps to report; the best parameters are chosen by the last of them.",
+    "Inner steps to report.",
+)
+flags.DEFINE_list(
+    "select_inner_steps",
+    ["10"],
+    "Inner steps on the validation tasks by which the best parameters are chosen; the "
+    "mean if several.",
 )
 flags.DEFINE_string("outer_optimizer", "adam", "Any optimizer that optax has.")
 flags.DEFINE_float("outer_rate", 1e-3, "Rate of the outer optimizer.")
@@ -118,8 +124,11 @@ def _positive(rates):
 
 
 @flags.validator("eval_inner_steps", "must be ascending integers, such as 0,1,5,10")
+@flags.validator("select_inner_steps", "must be ascending integers, such as 1,5,10")
 def _ascending(steps):
-    return all(s.isdecimal() for s in steps) and steps == sorted(set(steps), key=int)
+    if not steps or not all(step.isdecimal() for step in steps):
+        return False
+    return steps == sorted(set(steps), key=int)
 
 
 @flags.validator("hidden", "must be positive integers, such as 40,40")

@@ -107,7 +107,9 @@ def _build(config) -> tuple[Experiment, Progress]:
     learner = make_learner(config, model, problem.loss, config.inner_steps)
     learners = {
         num_steps: make_learner(config, model, problem.loss, num_steps)
-        for num_steps in sorted({0, *map(int, config.eval_inner_steps)})
+        for num_steps in sorted(
+            {0, *map(int, config.eval_inner_steps + config.select_inner_steps)}
+        )
     }
     step = mj.train_step(
         mj.estimators.backprop(
@@ -145,73 +147,82 @@ def _train(config, workdir, experiment, progress) -> tuple[Progress, bool]:
     while step < config.num_steps:
         until_eval = config.eval_every_steps - step % config.eval_every_steps
         num_steps = min(config.log_every_steps, until_eval, config.num_steps - step)
-        started = time.perf_counter()
-        state, metrics = mj.train(
-            experiment.step,
-            progress.state,
-            experiment.problem.train,
-            num_tasks=config.num_tasks,
-            num_steps=num_steps,
-        )
-        metrics = jax.device_get(metrics)
-        seconds = time.perf_counter() - started
-        progress = progress._replace(state=state, seconds=progress.seconds + seconds)
-        if int(state.step) < step + num_steps:
-            _explain_non_finite(config, state, metrics)
-            checkpoints.save(workdir / "checkpoints", int(state.step), progress)
+        progress, metrics = _advance(config, experiment, progress, num_steps)
+        if int(progress.state.step) < step + num_steps:
+            _explain_non_finite(config, progress.state, metrics)
+            checkpoints.save(workdir / "checkpoints", step, progress)
             return progress, False
         step += num_steps
-        means = {f"train/{name}": np.mean(v) for name, v in metrics.items()}
-        tasks_per_second = config.num_tasks * num_steps / seconds
-        if step % config.eval_every_steps == 0 or step == config.num_steps:
+        means = {name: np.mean(values) for name, values in metrics.items()}
+        if num_steps == until_eval or step == config.num_steps:
             progress, scores = _validate(config, experiment, progress)
             means |= scores
             checkpoints.save(workdir / "checkpoints", step, progress)
-        metric_log.write(
-            step,
-            means | {"seconds": progress.seconds, "tasks_per_second": tasks_per_second},
-        )
+        metric_log.write(step, means)
         bar.update(num_steps)
-        bar.set_postfix(
-            {"loss": f"{means['train/loss']:.4f}", "tasks/s": f"{tasks_per_second:.0f}"}
-        )
+        rate = f"{means['tasks_per_second']:.0f}"
+        bar.set_postfix({"loss": f"{means['train/loss']:.4f}", "tasks/s": rate})
     bar.close()
     metric_log.close()
     return progress, True
 
 
+def _advance(config, experiment, progress, num_steps) -> tuple[Progress, dict]:
+    """Takes outer steps; the metrics are one value a step."""
+    started = time.perf_counter()
+    state, metrics = mj.train(
+        experiment.step,
+        progress.state,
+        experiment.problem.train,
+        num_tasks=config.num_tasks,
+        num_steps=num_steps,
+    )
+    metrics = {f"train/{name}": v for name, v in jax.device_get(metrics).items()}
+    seconds = time.perf_counter() - started
+    progress = progress._replace(state=state, seconds=progress.seconds + seconds)
+    return progress, metrics | {
+        "seconds": float(progress.seconds),
+        "tasks_per_second": config.num_tasks * num_steps / seconds,
+    }
+
+
 def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]:
     """Scores the parameters on the validation tasks, and keeps the best ones."""
-    num_steps = int(config.eval_inner_steps[-1])
-    result = mj.evaluate(
-        experiment.objectives[num_steps],
-        progress.state.meta,
-        experiment.problem.validation,
-        key=jax.random.key(_VALIDATION_SEED),
-        num_tasks=config.num_validation_tasks,
-    )
-    means = {name: np.mean(values) for name, values in result.values.items()}
-    score = means.get("accuracy", -means["loss"])
-    if score > progress.best_score:
+    selected = map(int, config.select_inner_steps)
+    results = [
+        mj.evaluate(
+            experiment.objectives[num_steps],
+            progress.state.meta,
+            experiment.problem.validation,
+            key=jax.random.key(_VALIDATION_SEED),
+            num_tasks=config.num_validation_tasks,
+        )
+        for num_steps in selected
+    ]
+    means = {
+        f"validation/{name}": np.mean([result.values[name] for result in results])
+        for name in results[0].values
+    }
+    score = means.get("validation/accuracy", -means["validation/loss"])
+    score = np.nan_to_num(score, nan=-np.inf)
+    if score >= progress.best_score:
         progress = progress._replace(
             best=jax.tree.map(jnp.copy, progress.state.meta),
             best_step=progress.state.step.copy(),
             best_score=jnp.float32(score),
         )
-    scores = {f"validation/{name}": mean for name, mean in means.items()}
-    step = int(progress.state.step)
-    logging.info("step %d: %s", step, {k: f"{v:.4f}" for k, v in scores.items()})
-    return progress, scores
+    text = ", ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+    logging.info("step %d: %s", int(progress.state.step), text)
+    return progress, means
 
 
 def _explain_non_finite(config, state, metrics) -> None:
-    step = int(state.step)
-    bad = int(np.argmin(np.isfinite(metrics["loss"] + metrics["grad_norm"])))
+    loss, grad_norm = metrics["train/loss"], metrics["train/grad_norm"]
+    bad = np.argmin(np.isfinite(loss) & np.isfinite(grad_norm))
     print(
-        f"Error: step {step} of seed {config.seed} has meta-loss "
-        f"{metrics['loss'][bad]} and gradient norm {metrics['grad_norm'][bad]}; the "
-        "parameters before it are saved. Try a smaller --inner_rate or --outer_rate, "
-        "or fewer --inner_steps.",
+        f"Error: step {int(state.step)} of seed {config.seed} has meta-loss {loss[bad]} "
+        f"and gradient norm {grad_norm[bad]}; the parameters before it are saved. Try a "
+        "smaller --inner_rate or --outer_rate, or fewer --inner_steps.",
         file=sys.stderr,
     )
 
@@ -231,29 +242,18 @@ def _report(config, workdir, experiment, progress) -> None:
         )
         for num_steps, objective in experiment.objectives.items()
     }
-    worst_before = results[0].values["loss"].max()
-    rows = []
-    for num_steps, result in results.items():
-        loss = result.values["loss"]
-        rows.append(
-            {
-                "inner_steps": num_steps,
-                **{k: mj.summarize(v)._asdict() for k, v in result.values.items()},
-                "diverged": int(np.sum(~(loss <= worst_before))),
-            }
-        )
     summary = {
+        "seed": config.seed,
         "tasks_hash": results[0].tasks_hash,
         "num_tasks": config.num_test_tasks,
         "best_step": int(progress.best_step),
         "steps": int(progress.state.step),
         "train_seconds": round(float(progress.seconds), 1),
-        "seed": config.seed,
-        "rows": rows,
+        "rows": _rows(results),
     }
     table = _table(summary)
     print(table)
-    stem = "result" if not config.eval_only else f"eval-{summary['tasks_hash']}"
+    stem = f"eval-{summary['tasks_hash']}" if config.eval_only else "result"
     values = {
         f"{name}_{num_steps}": values
         for num_steps, result in results.items()
@@ -264,16 +264,31 @@ def _report(config, workdir, experiment, progress) -> None:
     pictures.curves(workdir / "metrics.jsonl", workdir / "curves.png")
     pictures.adaptation(results, workdir / f"{stem}.png")
     if isinstance(experiment.problem.test, mj.data.Sinusoid):
-        pictures.regression(
-            experiment.learners,
-            progress.best,
-            experiment.problem.test,
-            workdir / "predictions.png",
-        )
+        picture = workdir / "predictions.png"
+        test = experiment.problem.test
+        pictures.regression(experiment.learners, progress.best, test, picture)
+    # Last, since this file says that the run is finished.
     (workdir / f"{stem}.json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
-def _table(summary) -> str:
+def _rows(results: dict[int, mj.Evaluation]) -> list[dict]:
+    """Summaries by number of inner steps.
+
+    A task counts as diverged if its loss is not finite, or larger than that of every
+    task before adaptation.
+    """
+    worst_before = results[0].values["loss"].max()
+    return [
+        {
+            "inner_steps": num_steps,
+            "diverged": int(np.sum(~(result.values["loss"] <= worst_before))),
+            **{k: mj.summarize(v)._asdict() for k, v in result.values.items()},
+        }
+        for num_steps, result in results.items()
+    ]
+
+
+def _table(summary: dict) -> str:
     """The result as text: one row a number of inner steps."""
     accuracy = "accuracy" in summary["rows"][0]
     lines = [
@@ -281,7 +296,7 @@ def _table(summary) -> str:
         f"step {summary['best_step']} of {summary['steps']}",
         "inner steps"
         + "     accuracy (95%)" * accuracy
-        + "         loss (95%)    median  diverged",
+        + "        loss (95%)    median  diverged",
     ]
     for row in summary["rows"]:
         line = f"{row['inner_steps']:11d}"
@@ -289,6 +304,6 @@ def _table(summary) -> str:
             each = row["accuracy"]
             line += f"{100 * each['mean']:9.2f} +- {100 * each['interval']:4.2f}%"
         each = row["loss"]
-        line += f"{each['mean']:10.3f} +- {each['interval']:5.3f}"
+        line += f"{each['mean']:9.3f} +- {each['interval']:5.3f}"
         lines.append(line + f"{each['median']:10.3f}{row['diverged']:10d}")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 import numpy as np
 import pytest
 
-from experiments import components, few_shot, runner
+from experiments import compare, components, few_shot, runner
 from metajax import logs
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,12 @@ def run(monkeypatch, capsys):
 
 def test_a_run_leaves_everything_in_its_directory(run, tmp_path):
     workdir = tmp_path / "run"
-    code, out, _ = run(*TINY, "--eval_inner_steps=0,2", f"--workdir={workdir}")
+    code, out, _ = run(
+        *TINY,
+        "--eval_inner_steps=0,2",
+        "--select_inner_steps=2",
+        f"--workdir={workdir}",
+    )
     assert code == 0
     result = json.loads((workdir / "result.json").read_text())
     assert [row["inner_steps"] for row in result["rows"]] == [0, 2]
@@ -249,3 +254,17 @@ def test_the_command_line_helps_quickly_and_refuses_stray_arguments():
     )
     unnamed = command()
     assert "workdir" in unnamed.stderr and "Traceback" not in unnamed.stderr
+
+
+def test_two_runs_are_compared_task_by_task(run, tmp_path, capsys):
+    workdirs = [tmp_path / name for name in ("a", "b", "other")]
+    for workdir, changed in zip(workdirs, ["--seed=0", "--seed=1", "--eval_shots=3"]):
+        assert run(*TINY, changed, f"--workdir={workdir}")[0] == 0
+    assert compare.compare(workdirs[0], workdirs[1]) == 0
+    out = capsys.readouterr().out
+    a, b = (np.load(w / "result.npz")["loss_10"].mean() for w in workdirs[:2])
+    line = next(line for line in out.splitlines() if "loss_10" in line)
+    np.testing.assert_allclose(float(line.split()[1]), a - b, atol=1e-3)
+    assert compare.compare(workdirs[0], workdirs[2]) == 2
+    assert "same tasks" in capsys.readouterr().err
+    assert compare.compare(workdirs[0], tmp_path / "absent") == 2

@@ -67,15 +67,3 @@ def test_every_public_name_is_documented():
             value = getattr(module, name)
             if getattr(value, "__module__", "").startswith("metajax"):
                 assert value.__doc__, name
-
-
-def test_every_algorithm_is_in_the_readme():
-    readme = (ROOT / "README.md").read_text()
-    for path in (ROOT / "metajax" / "algorithms").glob("[a-z]*.py"):
-        assert f"metajax/algorithms/{path.name}" in readme, path.name
-
-
-def test_every_preset_is_in_the_readme():
-    readme = (ROOT / "README.md").read_text()
-    for path in (ROOT / "experiments" / "presets").glob("*.flags"):
-        assert path.stem in readme, path.name

@@ -1,0 +1,161 @@
+"""Runs the presets behind the README's results, and prints its table.
+
+    python scripts/reproduce.py --run=sinusoid --data_dir=DIR   runs, keeps, prints
+    python scripts/reproduce.py                                 prints what was kept
+
+A run that was cut off goes on; one that is finished is not run again. What is kept of
+each, in experiments/results, is its result, its log, and the command and commit.
+"""
+
+import json
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+from absl import app, flags
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+KEPT = ("result.json", "result.txt", "metrics.jsonl", "starts.jsonl", "run.flags")
+
+
+class Run(NamedTuple):
+    """One line of the table: a preset, and what it is held against."""
+
+    preset: str
+    seeds: tuple[int, ...] = (0,)
+    published: str = "-"
+    # (inner steps, metric) to the range that the mean must be in.
+    targets: dict[tuple[int, str], tuple[float, float]] = {}
+
+
+RUNS = [
+    Run(
+        "sinusoid",
+        seeds=(0, 1, 2),
+        published="0.67, 0.38, 0.35 (1, 5, 10 steps; Finn et al. 2017)",
+        targets={
+            (1, "loss"): (0.0, 0.67),
+            (5, "loss"): (0.0, 0.38),
+            (10, "loss"): (0.0, 0.35),
+        },
+    ),
+    Run(
+        "omniglot_5way_1shot",
+        published="98.7 +- 0.4 (3 steps; Finn et al. 2017)",
+        targets={(3, "accuracy"): (0.983, 0.991)},
+    ),
+    Run("omniglot_5way_1shot_inductive"),
+    Run("mnist_permuted"),
+    Run("mnist_permuted_1shot"),
+    Run("mnist_pretrained"),
+    Run("mnist_pretrained_1shot"),
+    Run("mnist_random_init"),
+    Run("mnist_random_init_1shot"),
+    Run("mnist_rotations"),
+    Run("glyphs_5way_1shot"),
+]
+
+_RUN = flags.DEFINE_list("run", [], "Presets to run; all prints every kept result.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data directory.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/reproduce", "Where runs are written.")
+
+flags.register_validator(
+    "run",
+    lambda names: set(names) <= {run.preset for run in RUNS},
+    message=f"choose among {', '.join(run.preset for run in RUNS)}",
+)
+
+
+def execute(run: Run, seed: int, workdir: Path, data_dir: str | None) -> None:
+    """Runs one preset with one seed, and keeps what it found."""
+    where = workdir / f"{run.preset}-{seed}"
+    if not (where / "result.json").exists():
+        command = [sys.executable, "-m", "experiments.few_shot"]
+        command += [f"--flagfile=experiments/presets/{run.preset}.flags"]
+        command += [f"--seed={seed}", f"--workdir={where}"]
+        command += [f"--data_dir={data_dir}"] if data_dir else []
+        subprocess.run(command, cwd=ROOT, check=True)
+    kept = RESULTS / where.name
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        shutil.copyfile(where / name, kept / name)
+
+
+def table() -> str:
+    """The kept results as the README's table; one line a preset and seed."""
+    lines = [
+        "| preset | seed | after n inner steps, 95% interval over 600 tasks | "
+        "published | outer steps | minutes | commit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in RUNS:
+        for seed in run.seeds:
+            kept = RESULTS / f"{run.preset}-{seed}"
+            if kept.exists():
+                lines.append(_line(run, seed, kept))
+    return "\n".join(lines)
+
+
+def _line(run: Run, seed: int, kept: Path) -> str:
+    result = json.loads((kept / "result.json").read_text())
+    start = json.loads((kept / "starts.jsonl").read_text().splitlines()[-1])
+    cells = [
+        f"`{run.preset}`",
+        str(seed),
+        ", ".join(map(_cell, result["rows"])),
+        run.published,
+        f"{result['best_step']} of {result['steps']}",
+        f"{result['train_seconds'] / 60:.0f}",
+        str(start["commit"])[:7],
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(row: dict) -> str:
+    steps, (scale, name, unit) = row["inner_steps"], (1, "loss", "")
+    if "accuracy" in row:
+        scale, name, unit = 100, "accuracy", "%"
+    digits = 1 if unit else 2
+    mean, interval = (scale * row[name][key] for key in ("mean", "interval"))
+    return f"{steps}: {mean:.{digits}f} +- {interval:.{digits}f}{unit}"
+
+
+def misses() -> list[str]:
+    """The targets that kept results do not reach, one line each."""
+    lines = []
+    for run in RUNS:
+        for seed in run.seeds:
+            path = RESULTS / f"{run.preset}-{seed}" / "result.json"
+            rows = json.loads(path.read_text())["rows"] if path.exists() else []
+            for row in rows:
+                for (steps, name), (low, high) in run.targets.items():
+                    if row["inner_steps"] == steps and not (
+                        low <= row[name]["mean"] <= high
+                    ):
+                        lines.append(
+                            f"{run.preset}, seed {seed}: {name} after {steps} inner "
+                            f"steps is {row[name]['mean']:.4f}, not {low} to {high}."
+                        )
+    return lines
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(
+            f"Unexpected argument {argv[1]!r}: all settings are flags."
+        )
+    for run in RUNS:
+        if run.preset in _RUN.value:
+            for seed in run.seeds:
+                execute(run, seed, Path(_WORKDIR.value), _DATA_DIR.value)
+    print(table())
+    missed = misses()
+    print("\n".join(["", *missed]) if missed else "\nEvery target is reached.")
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,356 @@
+"""What a few-shot task is: laws of the sampler, on examples that name themselves."""
+
+import collections
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax.data.few_shot import FewShot, by_fraction, by_name, distinct, from_arrays
+from metajax.data.transforms import quarter_turns
+
+COUNTS = (4, 9, 4, 30, 5, 7)  # Examples a class.
+NUM_TASKS = 4000
+
+
+def _self_naming(counts=COUNTS):
+    """Data whose input is the example's own index, and the class of each example.
+
+    Examples of the classes are interleaved, so that a row read past its count, or in
+    place of another, gives an index of the wrong class.
+    """
+    labels = np.random.default_rng(0).permutation(np.repeat(range(len(counts)), counts))
+    return from_arrays(np.arange(len(labels), dtype=np.int32)[:, None], labels), labels
+
+
+def _sampler(ways=3, shots=1, queries=3, counts=COUNTS, **options):
+    return FewShot(_self_naming(counts)[0], ways, shots, queries, **options)
+
+
+@jax.jit
+def _draw_one(sampler, key):
+    return sampler(key)
+
+
+@jax.jit
+def _draw_many(sampler, keys):
+    return jax.vmap(sampler)(keys)
+
+
+def _draw(sampler, num_tasks):
+    """Support and query indices, [tasks, ways, examples], and their labels alike."""
+    keys = jax.random.split(jax.random.key(0), num_tasks)
+    tasks = jax.device_get(_draw_many(sampler, keys))
+
+    def by_way(batch):
+        shape = (num_tasks, sampler.ways, -1)
+        return batch.inputs.reshape(shape), batch.targets.reshape(shape)
+
+    return *by_way(tasks.support), *by_way(tasks.query)
+
+
+def _assert_uniform(counts, expected):
+    """Chi-square at five standard deviations, for draws that a fixed key repeats."""
+    counts = np.ravel(counts)
+    freedom = len(counts) - 1
+    statistic = np.sum((counts - expected) ** 2 / expected)
+    assert statistic < freedom + 5 * math.sqrt(2 * freedom), counts
+
+
+def test_the_same_key_gives_the_same_task_and_another_key_another():
+    one, again, other = (_draw_one(_sampler(), jax.random.key(k)) for k in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, one, again)
+    examples = [set(task.query.inputs.ravel().tolist()) for task in (one, other)]
+    assert examples[0] != examples[1]
+
+
+def test_a_task_has_distinct_examples_of_distinct_classes_with_shared_labels():
+    _, classes = _self_naming()
+    support, support_labels, query, query_labels = _draw(_sampler(), NUM_TASKS)
+    for shown, asked in zip(support, query):
+        examples = np.concatenate([shown, asked], axis=1)
+        assert len(set(examples.ravel())) == examples.size
+        of_way = classes[examples]
+        assert (of_way == of_way[:, :1]).all()  # One class a way, both batches alike.
+        assert len(set(of_way[:, 0])) == 3
+    for labels in (support_labels, query_labels):
+        assert labels.dtype == np.int32
+        np.testing.assert_array_equal(
+            labels, np.broadcast_to([[0], [1], [2]], labels.shape)
+        )
+    assert support.shape[1:] == (3, 1) and query.shape[1:] == (3, 3)
+
+
+def test_labels_number_the_classes_in_every_order_equally_often():
+    _, classes = _self_naming()
+    support, *_ = _draw(_sampler(), NUM_TASKS)
+    drawn = classes[support[..., 0]]  # [tasks, ways]
+    triples = np.zeros((6, 6, 6))
+    np.add.at(triples, tuple(drawn.T), 1)
+    orders = list(itertools.permutations(range(6), 3))
+    tally = np.array([triples[order] for order in orders])
+    assert tally.sum() == NUM_TASKS
+    _assert_uniform(tally, NUM_TASKS / 120)
+
+
+def test_each_example_is_equally_likely_in_support_and_in_query():
+    _, classes = _self_naming()
+    support, _, query, _ = _draw(_sampler(), NUM_TASKS)
+    for examples in (support, query):
+        tally = np.bincount(examples.ravel(), minlength=len(classes))
+        for c in range(6):
+            drawn = tally[classes == c]
+            _assert_uniform(drawn, drawn.sum() / COUNTS[c])
+
+
+def test_classes_of_very_different_sizes_give_every_example_and_no_other():
+    counts = (2, 500, 2)
+    _, classes = _self_naming(counts)
+    support, _, query, _ = _draw(_sampler(counts=counts, queries=1), NUM_TASKS)
+    examples = np.concatenate([support, query], axis=-1)  # [tasks, 3, 2]
+    assert (classes[examples[..., 0]] == classes[examples[..., 1]]).all()
+    assert (examples[..., 0] != examples[..., 1]).all()
+    assert set(examples.ravel()) == set(range(504))
+    # With as many ways as classes the labels permute them, all orders equally often.
+    orders = collections.Counter(map(tuple, classes[support[..., 0]]))
+    assert set(orders) == set(itertools.permutations(range(3)))
+    _assert_uniform(list(orders.values()), NUM_TASKS / 6)
+
+
+def test_vmap_over_keys_equals_a_loop():
+    keys = jax.random.split(jax.random.key(0), NUM_TASKS)
+    many = _draw_many(_sampler(), keys)
+    for i in range(4):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i], many)
+        alone = _draw_one(_sampler(), keys[i])
+        jax.tree.map(np.testing.assert_array_equal, one, alone)
+
+
+def _tag_ways(key, images):
+    del key
+    assert images.shape == (3, 4, 1)  # Support and query of a way, together.
+    return images + 1000 * jnp.arange(3, dtype=images.dtype)[:, None, None]
+
+
+def test_a_sampler_rebuilt_from_its_data_is_not_traced_again():
+    traces = []
+
+    @jax.jit
+    def draw(sampler, key):
+        traces.append(sampler)
+        return sampler(key)
+
+    key = jax.random.key(0)
+    for counts in (COUNTS, COUNTS, COUNTS[::-1]):
+        # The data are an argument, no constant of the program: others may replace them.
+        sampler = _sampler(counts=counts, transform=_tag_ways)
+        _, classes = _self_naming(counts)
+        support, query = draw(sampler, key)
+        np.testing.assert_array_equal(query.inputs[:, 0] // 1000, query.targets)
+        class_of_way = classes[support.inputs[:, 0] % 1000]
+        of_queries = classes[query.inputs[:, 0] % 1000]
+        np.testing.assert_array_equal(of_queries, class_of_way[query.targets])
+    assert len(traces) == 1
+    draw(_sampler(), key)
+    assert len(traces) == 2
+
+
+def test_quarter_turns_turn_support_and_query_of_a_class_alike():
+    image = np.arange(9, dtype=np.int32).reshape(1, 3, 3, 1)
+    data = from_arrays(np.repeat(image, 12, axis=0), np.arange(12) % 3)
+    sampler = FewShot(data, ways=3, shots=1, queries=2, transform=quarter_turns)
+    support, _, query, _ = _draw(sampler, 40)
+    support, query = support.reshape(40, 3, 1, 9), query.reshape(40, 3, 2, 9)
+    assert (support == query).all()
+    assert len(np.unique(support[..., 0], axis=0)) > 1
+
+
+def test_uint8_images_are_scaled_to_the_unit_interval():
+    pixels = np.repeat(np.array([[0], [51], [255]], np.uint8), 2, axis=0)
+    data = from_arrays(pixels, [0, 0, 1, 1, 2, 2])
+    assert data.inputs.dtype == jnp.uint8
+    sampler = FewShot(data, 3, 1, 1, permute_labels=False)
+    task = _draw_one(sampler, jax.random.key(0))
+    for batch in task:
+        assert batch.inputs.dtype == jnp.float32
+        np.testing.assert_allclose(batch.inputs, [[0], [0.2], [1]], rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_other_inputs_are_untouched(dtype):
+    values = np.array([[300], [-7], [255]]).astype(dtype) * dtype(3)
+    data = from_arrays(np.repeat(values, 2, axis=0), [0, 0, 1, 1, 2, 2])
+    sampler = FewShot(data, 3, 1, 1, permute_labels=False)
+    task = _draw_one(sampler, jax.random.key(0))
+    for batch in task:
+        assert batch.inputs.dtype == dtype
+        np.testing.assert_array_equal(batch.inputs, values)
+
+
+def test_without_permutation_labels_are_the_classes_themselves():
+    data, classes = _self_naming()
+    sampler = FewShot(data, ways=6, shots=1, queries=3, permute_labels=False)
+    support, support_labels, query, query_labels = _draw(sampler, 50)
+    np.testing.assert_array_equal(classes[support], support_labels)
+    np.testing.assert_array_equal(classes[query], query_labels)
+    assert len(np.unique(support)) > 6  # The examples still vary.
+
+
+@pytest.mark.parametrize("count, num", [(5, 3), (4, 4), (6, 1)])
+def test_distinct_draws_every_ordered_choice_equally_often(count, num):
+    keys = jax.random.split(jax.random.key(count), 6000)
+    draw = jax.jit(jax.vmap(lambda key, n: distinct(key, n, num), (0, None)))
+    drawn = [tuple(choice) for choice in np.asarray(draw(keys, count)).tolist()]
+    choices = list(itertools.permutations(range(count), num))
+    tally = collections.Counter(drawn)
+    assert set(tally) == set(choices)
+    _assert_uniform(list(tally.values()), 6000 / len(choices))
+
+
+def test_distinct_takes_a_count_per_draw_and_never_exceeds_it():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    counts = 4 + jnp.arange(2000) % 97
+    drawn = jax.jit(jax.vmap(lambda key, n: distinct(key, n, 4)))(keys, counts)
+    assert drawn.dtype == jnp.int32 and drawn.min() == 0
+    assert (drawn < counts[:, None]).all()
+    assert (jnp.diff(jnp.sort(drawn)) > 0).all()
+
+
+def test_distinct_reaches_all_of_a_large_range():
+    drawn = np.asarray(distinct(jax.random.key(0), 10**9, 200))
+    assert len(set(drawn.tolist())) == 200
+    quarters = np.bincount(drawn // (10**9 // 4), minlength=4)
+    assert len(quarters) == 4
+    _assert_uniform(quarters, 50)
+
+
+def test_from_arrays_groups_examples_by_sorted_label():
+    data = from_arrays(np.arange(5.0)[:, None], ["b", "a", "c", "a", "b"])
+    assert data.names == ("a", "b", "c") and data.num_classes == 3
+    assert data.counts.tolist() == [2, 2, 1]
+    groups = [row[:n].tolist() for row, n in zip(data.rows, data.counts)]
+    assert groups == [[1, 3], [0, 4], [2]]
+
+
+def test_integer_labels_index_the_names_and_need_not_be_contiguous_without():
+    inputs = np.zeros((4, 1))
+    assert from_arrays(inputs, [1, 0, 1, 1], ["x", "y"]).names == ("x", "y")
+    assert from_arrays(inputs, [7, 3, 7, 7]).names == ("3", "7")
+
+
+def test_take_keeps_the_given_order():
+    data, classes = _self_naming()
+    part = data.take([3, 0])
+    assert part.names == ("3", "0") and part.counts.tolist() == [30, 4]
+    assert set(part.rows[1, :4].tolist()) == set(np.flatnonzero(classes == 0))
+
+
+def _many_classes(num=100):
+    names = [f"c{i:03}" for i in range(num)]
+    return from_arrays(np.arange(num, dtype=np.int32)[:, None], np.arange(num), names)
+
+
+@pytest.mark.parametrize(
+    "num, fractions, sizes",
+    [
+        (100, [0.64, 0.16, 0.2], [64, 16, 20]),
+        (10, [1 / 3, 1 / 3, 1 / 3], [3, 4, 3]),
+        (7, [0.5, 0.5], [4, 3]),
+        (5, [1.0], [5]),
+    ],
+)
+def test_by_fraction_deals_every_class_to_one_part(num, fractions, sizes):
+    data = _many_classes(num)
+    parts = by_fraction(data, fractions)
+    assert [part.num_classes for part in parts] == sizes
+    dealt = [name for part in parts for name in part.names]
+    assert sorted(dealt) == list(data.names)
+    for part in parts:  # The examples are those of the named classes.
+        examples = part.inputs[part.rows[:, 0], 0]
+        assert [f"c{i:03}" for i in examples.tolist()] == list(part.names)
+
+
+def test_by_fraction_is_fixed_by_its_seed():
+    def names(seed):
+        return [part.names for part in by_fraction(_many_classes(), [0.8, 0.2], seed)]
+
+    assert names(0) == names(0) != names(1)
+    first_half = tuple(f"c{i:03}" for i in range(80))
+    assert names(0)[0] != first_half and names(1)[0] != first_half
+
+
+def test_the_parts_of_seed_zero_are_the_same_on_every_machine():
+    part = by_fraction(_many_classes(10), [0.7, 0.3])[1]
+    assert part.names == ("c000", "c001", "c008")
+
+
+def test_by_name_takes_a_list_or_a_file_of_names_in_their_order(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("c007\n\nc002\n")
+    for names in (["c007", "c002"], file, str(file)):
+        part = by_name(_many_classes(), names)
+        assert part.names == ("c007", "c002")
+        assert part.inputs[part.rows[:, 0], 0].tolist() == [7, 2]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"ways": 7}, "7-way tasks need 7 classes; the data has 6"),
+        ({"queries": 4}, "need 5 examples a class; class '0' has 4"),
+        ({"counts": (9, 3, 5), "shots": 2}, "2 shots.*need 5.*class '1' has 3"),
+        ({"shots": 0}, "at least 1: got 3, 0, 3"),
+        ({"ways": 0}, "at least 1: got 0, 1, 3"),
+        ({"queries": 0}, "at least 1: got 3, 1, 0"),
+        (
+            {"permute_labels": False},
+            "every class in every task: set ways=6 instead of 3",
+        ),
+    ],
+)
+def test_a_task_that_the_data_cannot_give_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        _sampler(**options)
+
+
+@pytest.mark.parametrize(
+    "inputs, labels, names, message",
+    [
+        (np.zeros((3, 1)), [0, 1], None, r"got inputs \(3, 1\) and labels \(2,\)"),
+        (np.zeros((2, 1)), [[0], [1]], None, r"labels \(2, 1\)"),
+        (np.zeros((0, 1)), [], None, r"labels \(0,\)"),
+        (np.array([[0.0], [np.nan]]), [0, 1], None, "NaN or infinite"),
+        (np.array([[0.0], [np.inf]]), [0, 1], None, "NaN or infinite"),
+        (np.zeros((2, 1)), [0, 2], ["a", "b"], "label 2 has no name; 2 were given"),
+        (np.zeros((2, 1)), [0, 2], ["a", "b", "c", "d"], "no example of class b, d"),
+    ],
+)
+def test_arrays_that_make_no_classes_are_refused(inputs, labels, names, message):
+    with pytest.raises(ValueError, match=message):
+        from_arrays(inputs, labels, names)
+
+
+@pytest.mark.parametrize("fractions", [[0.5, 0.4], [0.7, 0.7], [1.2, -0.2], [1.0, 0.0]])
+def test_fractions_that_do_not_divide_the_whole_are_refused(fractions):
+    with pytest.raises(ValueError, match="positive and sum to 1: got"):
+        by_fraction(_many_classes(), fractions)
+
+
+def test_fractions_that_leave_a_part_empty_are_refused():
+    with pytest.raises(ValueError, match="2 classes are too few for the fractions"):
+        by_fraction(_many_classes(2), [0.8, 0.1, 0.1])
+
+
+def test_unknown_names_are_refused_with_some_that_are_known():
+    with pytest.raises(ValueError, match=r"class b, z: the 2 classes.*are a, c\."):
+        by_name(from_arrays(np.zeros((2, 1)), ["a", "c"]), ["a", "b", "z"])
+    with pytest.raises(ValueError, match=r"the 100 classes .*c008, c009 \.\.\.\."):
+        by_name(_many_classes(), ["nobody"])
+
+
+def test_a_class_named_twice_is_refused():
+    with pytest.raises(ValueError, match="named twice"):
+        by_name(_many_classes(), ["c001", "c002", "c001"])

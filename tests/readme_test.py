@@ -1,0 +1,69 @@
+"""The README says what is so: its code runs, its tables are complete and recorded."""
+
+import importlib.util
+from pathlib import Path
+import re
+
+import jax
+import numpy as np
+import optax
+
+import metajax as mj
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def load(script: str):
+    spec = importlib.util.spec_from_file_location(script, ROOT / f"scripts/{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_first_script_runs(capsys):
+    short = BLOCKS[0]
+    for long, few in (
+        ("num_steps=200", "num_steps=2"),
+        ("num_tasks=600", "num_tasks=3"),
+    ):
+        assert long in short
+        short = short.replace(long, few)
+    exec(short, {})
+    mean, interval = eval(capsys.readouterr().out)
+    assert 0 <= mean <= 1 and interval >= 0
+
+
+def test_the_learner_of_ones_own_trains_and_beats_chance():
+    names = {"jax": jax, "mj": mj}
+    exec(BLOCKS[1], names)
+    images = np.random.default_rng(0).integers(0, 255, (6, 1, 8, 8, 1))
+    noisy = images + np.random.default_rng(1).integers(-60, 60, (6, 20, 8, 8, 1))
+    inputs = np.clip(noisy, 0, 255).astype(np.uint8).reshape(-1, 8, 8, 1)
+    data = mj.data.from_arrays(inputs, np.repeat(np.arange(6), 20))
+    sampler = mj.data.FewShot(data, ways=3, shots=2, queries=2)
+    learner = names["nearest_mean"](mj.models.mlp([16], 8), ways=3)
+    objective = mj.query_loss(
+        learner, mj.losses.cross_entropy, accuracy=mj.losses.accuracy
+    )
+    optimizer = optax.adam(1e-2)
+    step = mj.train_step(mj.estimators.backprop(objective), optimizer)
+    state = mj.init_state(jax.random.key(0), learner, optimizer, sampler)
+    state, metrics = mj.train(step, state, sampler, num_tasks=8, num_steps=50)
+    assert np.mean(metrics["accuracy"][-10:]) > 0.8
+
+
+def test_the_results_table_is_what_was_recorded():
+    for line in load("reproduce").table().splitlines():
+        assert line in README, line
+
+
+def test_every_algorithm_has_its_place():
+    for path in (ROOT / "metajax" / "algorithms").glob("[a-z]*.py"):
+        assert f"metajax/algorithms/{path.name}" in README, path.name
+
+
+def test_every_preset_has_its_place():
+    for path in (ROOT / "experiments" / "presets").glob("*.flags"):
+        assert f"`{path.stem}`" in README, path.name
