@@ -61,7 +61,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
         outputs = convolve(inputs, kernel, self.strides, self.padding)
         if self.use_bias:
-            outputs += self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            outputs += bias.reshape(1, 1, 1, -1)
         return outputs
 
 
@@ -85,8 +86,9 @@ class Normalize(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         features = inputs.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (features,))
-        bias = self.param("bias", nn.initializers.zeros, (features,))
+        each = (1,) * (inputs.ndim - 1) + (features,)  # Broadcasts over the rest.
+        scale = self.param("scale", nn.initializers.ones, (features,)).reshape(each)
+        bias = self.param("bias", nn.initializers.zeros, (features,)).reshape(each)
         if self.protocol == "none":
             return inputs * scale + bias
         if self.protocol in ("transductive", "support"):
@@ -100,16 +102,12 @@ class Normalize(nn.Module):
         return grouped.reshape(inputs.shape) * scale + bias
 
     def _batch_statistics(self, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if self.has_variable("statistics", "mean") and not self.is_initializing():
-            return tuple(
-                self.get_variable("statistics", n) for n in ("mean", "variance")
-            )
-        mean, variance = _moments(inputs, tuple(range(inputs.ndim - 1)))
-        mean, variance = mean.reshape(-1), variance.reshape(-1)
+        if self.has_variable("statistics", "moments") and not self.is_initializing():
+            return self.get_variable("statistics", "moments")
+        moments = _moments(inputs, tuple(range(inputs.ndim - 1)))
         if self.protocol == "support" and self.is_mutable_collection("statistics"):
-            self.put_variable("statistics", "mean", mean)
-            self.put_variable("statistics", "variance", variance)
-        return mean, variance
+            self.put_variable("statistics", "moments", moments)
+        return moments
 
 
 def _moments(inputs: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

@@ -19,13 +19,11 @@ def test_mlp_equals_matrix_products_with_relu_between_them():
     model = mlp([7, 6], 2)
     params = model.init(jax.random.key(0), inputs)
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # Biases start at zero.
+    layers = jax.tree.map(np.asarray, params)
     hidden = inputs.reshape(5, 12)
     for name in ("Dense_0", "Dense_1"):
-        hidden = (
-            hidden @ params[name]["kernel"] + np.asarray(params[name]["bias"])[None]
-        )
-        hidden = np.maximum(hidden, 0)
-    expected = hidden @ params["head"]["kernel"] + np.asarray(params["head"]["bias"])
+        hidden = np.maximum(hidden @ layers[name]["kernel"] + layers[name]["bias"], 0)
+    expected = hidden @ layers["head"]["kernel"] + layers["head"]["bias"]
     np.testing.assert_allclose(model.apply(params, inputs), expected, atol=1e-5)
 
 
