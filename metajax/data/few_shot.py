@@ -14,7 +14,7 @@ Transform = Callable[[Key, jax.Array], jax.Array]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ClassArrays:
     """Examples grouped by class: what every few-shot task is drawn from.
 
@@ -57,7 +57,8 @@ def from_arrays(
       The examples as a `ClassArrays`; the inputs are put on the default device.
 
     Raises:
-      ValueError: if lengths differ, values are not finite, or a class is empty.
+      ValueError: if lengths differ, inputs are no finite numbers, labels and names do
+        not fit, or a class is empty.
 
     Example:
       >>> data = from_arrays(np.zeros((6, 28, 28, 1), np.uint8), list("aabbcc"))
@@ -65,16 +66,28 @@ def from_arrays(
       (('a', 'b', 'c'), [2, 2, 2])
     """
     inputs, labels = np.asarray(inputs), np.asarray(labels)
-    if labels.ndim != 1 or len(inputs) != len(labels) or not len(labels):
+    if (
+        labels.ndim != 1
+        or not inputs.ndim
+        or len(inputs) != len(labels)
+        or not len(labels)
+    ):
         raise ValueError(
             f"from_arrays needs one label an example: got inputs {inputs.shape} and "
             f"labels {labels.shape}."
         )
-    if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(inputs).all():
-        raise ValueError("from_arrays: inputs hold NaN or infinite values; clean them.")
+    inputs = _as_numbers(inputs)
     if names is None:
         values, labels = np.unique(labels, return_inverse=True)
         names = [str(value) for value in values]
+    names = [str(name) for name in names]
+    if len(set(names)) < len(names):
+        raise ValueError("from_arrays: two classes have the same name.")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise ValueError(
+            "from_arrays: with names given, labels must be their indices, from 0: got "
+            f"{labels.dtype} from {labels.min()}."
+        )
     counts = np.bincount(labels, minlength=len(names))
     if len(counts) > len(names):
         raise ValueError(
@@ -87,9 +100,25 @@ def from_arrays(
     rows = np.zeros((len(counts), counts.max()), np.int32)
     for row, examples in zip(rows, by_class):
         row[: len(examples)] = examples
-    return ClassArrays(
-        jnp.asarray(inputs), rows, counts.astype(np.int32), tuple(map(str, names))
-    )
+    return ClassArrays(jnp.asarray(inputs), rows, counts.astype(np.int32), tuple(names))
+
+
+def _as_numbers(inputs: np.ndarray) -> np.ndarray:
+    """The inputs in a type that JAX keeps, if that changes none of their values."""
+    kinds = {"f": np.float32, "i": np.int32, "u": np.uint32}
+    if inputs.dtype.kind not in "fiub":
+        raise ValueError(f"from_arrays: inputs must be numbers: got {inputs.dtype}.")
+    if inputs.dtype.itemsize < 8:
+        kept = inputs
+    else:
+        with np.errstate(over="ignore"):
+            kept = inputs.astype(kinds[inputs.dtype.kind])
+    whole = inputs.dtype.kind != "f"
+    if not np.isfinite(kept).all() or (whole and (kept != inputs).any()):
+        raise ValueError(
+            "from_arrays: inputs hold NaN, infinite or too large values; clean them."
+        )
+    return kept
 
 
 def by_fraction(
@@ -108,7 +137,7 @@ def by_fraction(
     Raises:
       ValueError: if fractions do not sum to 1 or a part would have no class.
     """
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+    if not all(f > 0 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(
             f"Class fractions must be positive and sum to 1: got {list(fractions)}."
         )
@@ -133,10 +162,13 @@ def by_name(data: ClassArrays, names: Sequence[str] | str | Path) -> ClassArrays
       The chosen classes, in the order of `names`.
 
     Raises:
-      ValueError: if a name is unknown or comes twice.
+      ValueError: if there is no name, or one is unknown or comes twice.
     """
     if isinstance(names, str | Path):
-        names = [line for line in Path(names).read_text().splitlines() if line.strip()]
+        lines = Path(names).read_text().splitlines()
+        names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ValueError("A split names no class; name at least one.")
     if len(set(names)) < len(names):
         raise ValueError("A class is named twice; name each class of a split once.")
     index = {name: c for c, name in enumerate(data.names)}
@@ -150,13 +182,13 @@ def by_name(data: ClassArrays, names: Sequence[str] | str | Path) -> ClassArrays
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FewShot:
     """Draws classification tasks: a pure function of a key, to be called inside jit.
 
     A task has `ways` distinct classes in random order, which number its labels, and
     `shots` support and `queries` query examples of each class, all distinct, laid out
-    class by class. Integer images are scaled to [0, 1] on the device.
+    class by class. uint8 images are scaled to [0, 1] on the device.
 
     Attributes:
       data: the classes to draw from.

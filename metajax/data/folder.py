@@ -1,9 +1,10 @@
 """Your own data: a folder of images, or an npz file of arrays."""
 
 from pathlib import Path
+import zipfile
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from metajax.data.few_shot import ClassArrays, from_arrays
 
@@ -26,7 +27,8 @@ def from_folder(path: str | Path, *, size: int, grey: bool = False) -> ClassArra
         image.
     """
     root = Path(path)
-    folders = sorted(f for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
+    entries = sorted(root.iterdir()) if root.is_dir() else []
+    folders = [f for f in entries if f.is_dir() and not f.name.startswith(".")]
     if not folders:
         raise ValueError(
             f"{root} has no class folders: put the images of each class in a folder of "
@@ -46,7 +48,7 @@ def _read(file: Path, size: int, grey: bool) -> np.ndarray:
     try:
         with Image.open(file) as image:
             image = image.convert("L" if grey else "RGB").resize((size, size))
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{file} cannot be read as an image; remove or replace it."
         ) from error
@@ -70,7 +72,9 @@ def from_npz(path: str | Path) -> ClassArrays:
         with np.load(path) as file:
             names = file["names"] if "names" in file else None
             return from_arrays(file["inputs"], file["labels"], names)
-    except (OSError, KeyError, TypeError) as error:
+    except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} must be an npz file with arrays inputs and labels: {error}"
         ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

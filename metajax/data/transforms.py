@@ -1,5 +1,7 @@
 """What is done to a task's images when it is drawn, inside jit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
@@ -27,6 +29,7 @@ def quarter_turns(key: Key, images: jax.Array) -> jax.Array:
     return jax.vmap(lambda k, image: jax.lax.switch(k, rotations, image))(turns, images)
 
 
+@functools.cache  # One transform a range, so that a sampler made again is not retraced.
 def rotate(low: float, high: float) -> Transform:
     """Turns all images of a task by one random angle, with linear interpolation.
 

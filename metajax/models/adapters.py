@@ -55,6 +55,7 @@ def from_linen(module: nn.Module) -> Model:
         return module.apply({"params": params}, inputs)
 
     def calibrate(params: Params, inputs: PyTree) -> Params:
+        params = params.params if isinstance(params, Calibrated) else params
         _, state = module.apply({"params": params}, inputs, mutable=["statistics"])
         return Calibrated(params, state["statistics"]) if state else params
 

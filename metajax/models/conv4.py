@@ -29,6 +29,11 @@ class Conv4(nn.Module):
             hidden = layers.Conv(self.width, strides=strides, use_bias=False)(hidden)
             hidden = nn.relu(layers.Normalize(self.normalization)(hidden))
             if pool:
+                if min(hidden.shape[1:3]) < 2:
+                    raise ValueError(
+                        f"conv4 with downsample='pool' needs images of 16 pixels or "
+                        f"more: got {inputs.shape[1:3]}."
+                    )
                 hidden = nn.max_pool(hidden, (2, 2), (2, 2))
         if pool:
             features = hidden.reshape(len(hidden), -1)

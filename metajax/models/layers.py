@@ -85,6 +85,7 @@ class Normalize(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
+        check_normalization(self.protocol)
         features = inputs.shape[-1]
         each = (1,) * (inputs.ndim - 1) + (features,)  # Broadcasts over the rest.
         scale = self.param("scale", nn.initializers.ones, (features,)).reshape(each)
@@ -102,10 +103,17 @@ class Normalize(nn.Module):
         return grouped.reshape(inputs.shape) * scale + bias
 
     def _batch_statistics(self, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if self.has_variable("statistics", "moments") and not self.is_initializing():
+        fixed = self.has_variable("statistics", "moments")
+        collecting = self.is_mutable_collection("statistics")
+        if fixed and not collecting:
             return self.get_variable("statistics", "moments")
+        if fixed:
+            raise ValueError(
+                "Normalize('support') was called twice, but has one place for its "
+                "statistics: use one Normalize for each call."
+            )
         moments = _moments(inputs, tuple(range(inputs.ndim - 1)))
-        if self.protocol == "support" and self.is_mutable_collection("statistics"):
+        if collecting and self.protocol == "support":
             self.put_variable("statistics", "moments", moments)
         return moments
 

@@ -34,8 +34,8 @@ def mlp(hidden: Sequence[int], outputs: int, *, init_std: float | None = None) -
     Args:
       hidden: the widths of the hidden layers.
       outputs: the width of the last layer, whose outputs are `[examples, outputs]`.
-      init_std: standard deviation of the initial weights, from a normal truncated at
-        two of them; LeCun's, `1 / sqrt(inputs)`, if None.
+      init_std: scale of the initial weights, drawn from a normal of that standard
+        deviation truncated at two of them; LeCun's, `1 / sqrt(inputs)`, if None.
 
     Returns:
       A model that flattens each input.
