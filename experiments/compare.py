@@ -1,6 +1,8 @@
 """Compares two runs task by task, which cancels how hard each task is.
 
 python -m experiments.compare DIR_A DIR_B
+
+Instead of a directory, a file of another evaluation may be named: DIR/eval-1234abcd.npz.
 """
 
 from pathlib import Path
@@ -11,7 +13,7 @@ from absl import app
 
 def main(argv: list[str]) -> None:
     if len(argv) != 3:
-        raise app.UsageError("Name the directories of two finished runs.")
+        sys.exit("Name the directories of two finished runs.")
     sys.exit(compare(*map(Path, argv[1:])))
 
 
@@ -39,7 +41,8 @@ def _load(workdir: Path):
 
     import metajax as mj
 
-    with np.load(workdir / "result.npz") as file:
+    path = workdir / "result.npz" if workdir.is_dir() else workdir
+    with np.load(path) as file:
         values = {name: file[name] for name in file if name != "tasks_hash"}
         return mj.Evaluation(values, str(file["tasks_hash"]))
 

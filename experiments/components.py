@@ -1,6 +1,8 @@
 """The registry: from the names in a run's flags to metajax components."""
 
+import ast
 from collections.abc import Callable
+import itertools
 from typing import Any, NamedTuple
 
 import optax
@@ -62,40 +64,39 @@ def _class_splits(data: mj.data.ClassArrays, split: list[str]):
     try:
         fractions = [float(part) for part in split]
     except ValueError:
-        return [mj.data.by_name(data, path) for path in split]
-    return mj.data.by_fraction(data, fractions)
+        parts = [mj.data.by_name(data, path) for path in split]
+    else:
+        parts = mj.data.by_fraction(data, fractions)
+    for (a, first), (b, second) in itertools.combinations(zip(split, parts), 2):
+        shared = sorted(set(first.names) & set(second.names))
+        if shared:
+            raise ValueError(
+                f"Class {shared[0]!r} is in both {a} and {b}: the classes of training, "
+                "validation and test must differ."
+            )
+    return parts
 
 
 def _classification(config, train, validation, test) -> Problem:
     """Few-shot tasks from three disjoint parts of the data."""
     permuted = {"all": (True, True), "eval": (False, True), "none": (False, False)}
     train_permuted, eval_permuted = permuted[config.permute_labels]
-    transforms = _transforms(config)
-
-    def evaluated(data, transform):
-        return mj.data.FewShot(
-            data,
-            config.ways,
-            *_evaluated_sizes(config),
-            transform,
-            eval_permuted,
-        )
-
-    return Problem(
-        mj.data.FewShot(
-            train,
-            config.ways,
-            config.shots,
-            config.queries,
-            transforms[0],
-            train_permuted,
-        ),
-        evaluated(validation, transforms[1]),
-        evaluated(test, transforms[2]),
-        config.ways,
-        mj.losses.cross_entropy,
-        {"accuracy": mj.losses.accuracy},
-    )
+    trained, evaluated = (config.shots, config.queries), _evaluated_sizes(config)
+    samplers = []
+    for split, data, sizes, transform, permute in zip(
+        mj.data.SPLITS,
+        (train, validation, test),
+        (trained, evaluated, evaluated),
+        _transforms(config),
+        (train_permuted, eval_permuted, eval_permuted),
+    ):
+        try:
+            sampler = mj.data.FewShot(data, config.ways, *sizes, transform, permute)
+        except ValueError as error:
+            raise ValueError(f"The {split} classes: {error}") from error
+        samplers.append(sampler)
+    metrics = {"accuracy": mj.losses.accuracy}
+    return Problem(*samplers, config.ways, mj.losses.cross_entropy, metrics)
 
 
 def _evaluated_sizes(config) -> tuple[int, int]:
@@ -143,17 +144,18 @@ def optimizer(
 ) -> optax.GradientTransformation:
     """Any optimizer that optax has by this name: `optimizer("adam", 1e-3, ["b1=0"])`."""
     factory = getattr(optax, name, None)
-    if not callable(factory):
+    try:
+        arguments = dict(option.split("=") for option in options)
+        arguments = {k: ast.literal_eval(v) for k, v in arguments.items()}
+        made = factory(rate, **arguments) if callable(factory) else None
+    except (AttributeError, TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"Optimizer {name} with options {options}: {error}") from error
+    if not isinstance(made, optax.GradientTransformation):
         raise ValueError(
             f"Unknown optimizer {name!r}: choose one that optax has, such as sgd, adam, "
             "adamw, rmsprop, lion."
         )
-    try:
-        return factory(
-            rate, **{k: float(v) for k, v in (o.split("=") for o in options)}
-        )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"Optimizer {name} with options {options}: {error}") from error
+    return made
 
 
 def maml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:

@@ -114,6 +114,9 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("num_validation_tasks", 600, "Tasks to choose by.", 2)
 flags.DEFINE_integer("num_test_tasks", 600, "Unseen tasks to report.", 2)
+flags.DEFINE_integer(
+    "eval_tasks_per_chunk", 100, "Tasks held at a time in evaluation.", 1
+)
 
 
 @flags.multi_flags_validator(
@@ -129,6 +132,11 @@ def _ascending(steps):
     if not steps or not all(step.isdecimal() for step in steps):
         return False
     return steps == sorted(set(steps), key=int)
+
+
+@flags.validator("init_std", "must be positive and finite")
+def _scale(std):
+    return std is None or (math.isfinite(std) and std > 0)
 
 
 @flags.validator("hidden", "must be positive integers, such as 40,40")

@@ -41,6 +41,8 @@ def curves(metrics: Path, path: Path) -> None:
             if points:
                 axis.plot(*zip(*points), label=part, **style)
         axis.set(xlabel="outer step", title=name)
+        if name == "loss":
+            axis.set_yscale("log")
         axis.legend()
     _save(figure, path)
 
@@ -54,8 +56,14 @@ def adaptation(results: dict[int, mj.Evaluation], path: Path) -> None:
     for name, axis in zip(names, axes[0]):
         rows = [mj.summarize(result.values[name]) for result in results.values()]
         means, intervals = [r.mean for r in rows], [r.interval for r in rows]
-        axis.errorbar(list(results), means, intervals, capsize=3, marker=".")
+        axis.errorbar(
+            list(results), means, intervals, capsize=3, marker=".", label="mean, 95%"
+        )
+        axis.plot(list(results), [r.median for r in rows], "--", label="median")
         axis.set(xlabel="inner steps", title=f"{name} on unseen tasks")
+        if name == "loss":
+            axis.set_yscale("log")
+        axis.legend()
     _save(figure, path)
 
 
@@ -63,10 +71,13 @@ def task_sheet(sampler: mj.base.Sampler, path: Path, num_tasks: int = 3) -> None
     """A few sampled tasks to look at: support and query, one row a class."""
     keys = jax.random.split(jax.random.key(0), num_tasks)
     tasks = [sampler(key) for key in keys]
-    drawings = {2: _draw_points, 4: _draw_images}
-    draw = drawings.get(tasks[0].support.inputs.ndim)
-    if draw is None:
-        return
+    support = tasks[0].support
+    if support.inputs.ndim == 4 and support.inputs.shape[-1] in (1, 3):
+        draw = _draw_images
+    elif support.inputs.shape == support.targets.shape:
+        draw = _draw_points
+    else:
+        return  # Vectors and the like: there is nothing to look at.
     figure, axes = plt.subplots(
         1, num_tasks, figsize=(4 * num_tasks, 3.5), squeeze=False
     )
@@ -89,7 +100,8 @@ def _draw_images(axis, task: mj.Task) -> None:
 
     support, query = grid(task.support, 5), grid(task.query, 5)
     gap = np.full((len(support), 6, support.shape[2]), 0.5)
-    axis.imshow(np.concatenate([support, gap, query], axis=1).squeeze(), cmap="gray_r")
+    sheet = np.concatenate([support, gap, query], axis=1).clip(0, 1)
+    axis.imshow(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet, cmap="gray_r")
     height = len(support) / ways
     axis.set_yticks(height * (np.arange(ways) + 0.5), range(ways))
     middles = [support.shape[1] / 2, support.shape[1] + 6 + query.shape[1] / 2]

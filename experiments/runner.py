@@ -1,5 +1,6 @@
 """One run from top to bottom: build, train, choose on validation tasks, report."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -50,24 +51,28 @@ def run(config) -> int:
         device = _select_platform(config.platform)
         if config.eval_only:
             workdirs.adopt_flags(config, workdir)
+        else:
+            workdirs.check(config, workdir)
         experiment, progress = _build(config)
-        if not config.eval_only:
-            workdirs.claim(config, workdir)
         saved = checkpoints.restore(workdir / "checkpoints", progress)
         if config.eval_only and saved is None:
             raise ValueError(f"{workdir} has no checkpoint to evaluate yet.")
+        if not config.eval_only:
+            workdirs.claim(config, workdir)
     except (ValueError, OSError, mj.data.DataError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
     progress = saved or progress
     logging.info("%s, %d parameters", device, trees.size(progress.best))
-
-    if not config.eval_only:
-        workdirs.write_record(workdir, device)
-        pictures.task_sheet(experiment.problem.train, workdir / "tasks.png")
-        progress, finished = _train(config, workdir, experiment, progress)
-        if not finished:
-            return NON_FINITE
+    if config.eval_only:
+        _evaluate_again(config, workdir, experiment, progress)
+        return 0
+    workdirs.write_record(workdir, device)
+    pictures.task_sheet(experiment.problem.train, workdir / "tasks.png")
+    progress, finished = _train(config, workdir, experiment, progress)
+    checkpoints.save(workdir / "checkpoints", int(progress.state.step), progress)
+    if not finished:
+        return NON_FINITE
     _report(config, workdir, experiment, progress)
     return 0
 
@@ -79,7 +84,12 @@ def _select_platform(name: str) -> str:
     """
     if name == "cpu":
         jax.config.update("jax_platforms", "cpu")
-    devices = jax.devices()
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX's own setting asks too much.
+        raise ValueError(
+            f"JAX_PLATFORMS={jax.config.jax_platforms} is not to be had here: unset it."
+        ) from error
     found = devices[0].platform
     if name not in ("auto", found):
         raise ValueError(
@@ -143,26 +153,27 @@ def _train(config, workdir, experiment, progress) -> tuple[Progress, bool]:
     """Trains to the last step; False where loss or gradient stopped being finite."""
     step = int(progress.state.step)
     metric_log = logs.MetricLog(workdir, step)
-    bar = logs.progress_bar(config.num_steps, step)
-    while step < config.num_steps:
-        until_eval = config.eval_every_steps - step % config.eval_every_steps
-        num_steps = min(config.log_every_steps, until_eval, config.num_steps - step)
-        progress, metrics = _advance(config, experiment, progress, num_steps)
-        if int(progress.state.step) < step + num_steps:
-            _explain_non_finite(config, progress.state, metrics)
-            checkpoints.save(workdir / "checkpoints", step, progress)
-            return progress, False
-        step += num_steps
-        means = {name: np.mean(values) for name, values in metrics.items()}
-        if num_steps == until_eval or step == config.num_steps:
-            progress, scores = _validate(config, experiment, progress)
-            means |= scores
-            checkpoints.save(workdir / "checkpoints", step, progress)
-        metric_log.write(step, means)
-        bar.update(num_steps)
-        rate = f"{means['tasks_per_second']:.0f}"
-        bar.set_postfix({"loss": f"{means['train/loss']:.4f}", "tasks/s": rate})
-    bar.close()
+    with logs.progress_bar(config.num_steps, step) as bar:
+        while step < config.num_steps:
+            until_eval = config.eval_every_steps - step % config.eval_every_steps
+            num_steps = min(config.log_every_steps, until_eval, config.num_steps - step)
+            progress, metrics = _advance(config, experiment, progress, num_steps)
+            if int(progress.state.step) < step + num_steps:
+                _explain_non_finite(config, progress.state, metrics)
+                return progress, False
+            step += num_steps
+            means = {name: np.mean(values) for name, values in metrics.items()}
+            validates = num_steps == until_eval or step == config.num_steps
+            if validates:
+                progress, scores = _validate(config, experiment, progress)
+                means |= scores
+            # The line first: one without its checkpoint is dropped when resumed.
+            metric_log.write(step, means)
+            if validates:
+                checkpoints.save(workdir / "checkpoints", step, progress)
+            bar.update(num_steps)
+            rate = f"{means['tasks_per_second']:.0f}"
+            bar.set_postfix({"loss": f"{means['train/loss']:.4f}", "tasks/s": rate})
     metric_log.close()
     return progress, True
 
@@ -196,6 +207,7 @@ def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]
             experiment.problem.validation,
             key=jax.random.key(_VALIDATION_SEED),
             num_tasks=config.num_validation_tasks,
+            tasks_per_chunk=config.eval_tasks_per_chunk,
         )
         for num_steps in selected
     ]
@@ -218,11 +230,12 @@ def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]
 
 def _explain_non_finite(config, state, metrics) -> None:
     loss, grad_norm = metrics["train/loss"], metrics["train/grad_norm"]
-    bad = np.argmin(np.isfinite(loss) & np.isfinite(grad_norm))
+    bad = -1  # Training does not go past such a step.
     print(
         f"Error: step {int(state.step)} of seed {config.seed} has meta-loss {loss[bad]} "
-        f"and gradient norm {grad_norm[bad]}; the parameters before it are saved. Try a "
-        "smaller --inner_rate or --outer_rate, or fewer --inner_steps.",
+        f"and gradient norm {grad_norm[bad]}; the state before it is saved. Start anew "
+        "in another --workdir, with a smaller --inner_rate or --outer_rate, or fewer "
+        "--inner_steps.",
         file=sys.stderr,
     )
 
@@ -232,17 +245,43 @@ def _explain_non_finite(config, state, metrics) -> None:
 
 def _report(config, workdir, experiment, progress) -> None:
     """Tests the best parameters, and writes the table, every value, and pictures."""
-    results = {
+    results = _test(config, experiment, progress)
+    summary = _summary(config, progress, results)
+    pictures.curves(workdir / "metrics.jsonl", workdir / "curves.png")
+    pictures.adaptation(results, workdir / "result.png")
+    if isinstance(experiment.problem.test, mj.data.Sinusoid):
+        picture = workdir / "predictions.png"
+        test = experiment.problem.test
+        pictures.regression(experiment.learners, progress.best, test, picture)
+    _write(workdir, "result", summary, results)
+
+
+def _evaluate_again(config, workdir, experiment, progress) -> None:
+    """Tests a saved run, under a name that says which of its flags were changed."""
+    changed = workdirs.differences(config, workdir)
+    results = _test(config, experiment, progress)
+    summary = _summary(config, progress, results) | {"changed": changed}
+    name = hashlib.blake2b("\n".join(changed).encode(), digest_size=4).hexdigest()
+    _write(workdir, f"eval-{name}" if changed else "eval", summary, results)
+
+
+def _test(config, experiment, progress) -> dict[int, mj.Evaluation]:
+    return {
         num_steps: mj.evaluate(
             objective,
             progress.best,
             experiment.problem.test,
             key=jax.random.key(_TEST_SEED),
             num_tasks=config.num_test_tasks,
+            tasks_per_chunk=config.eval_tasks_per_chunk,
         )
         for num_steps, objective in experiment.objectives.items()
     }
-    summary = {
+
+
+def _summary(config, progress, results: dict[int, mj.Evaluation]) -> dict:
+    """What the result's files say, but for every task's values."""
+    return {
         "seed": config.seed,
         "tasks_hash": results[0].tasks_hash,
         "num_tasks": config.num_test_tasks,
@@ -251,24 +290,6 @@ def _report(config, workdir, experiment, progress) -> None:
         "train_seconds": round(float(progress.seconds), 1),
         "rows": _rows(results),
     }
-    table = _table(summary)
-    print(table)
-    stem = f"eval-{summary['tasks_hash']}" if config.eval_only else "result"
-    values = {
-        f"{name}_{num_steps}": values
-        for num_steps, result in results.items()
-        for name, values in result.values.items()
-    }
-    np.savez(workdir / f"{stem}.npz", tasks_hash=summary["tasks_hash"], **values)
-    (workdir / f"{stem}.txt").write_text(table + "\n")
-    pictures.curves(workdir / "metrics.jsonl", workdir / "curves.png")
-    pictures.adaptation(results, workdir / f"{stem}.png")
-    if isinstance(experiment.problem.test, mj.data.Sinusoid):
-        picture = workdir / "predictions.png"
-        test = experiment.problem.test
-        pictures.regression(experiment.learners, progress.best, test, picture)
-    # Last, since this file says that the run is finished.
-    (workdir / f"{stem}.json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
 def _rows(results: dict[int, mj.Evaluation]) -> list[dict]:
@@ -277,7 +298,7 @@ def _rows(results: dict[int, mj.Evaluation]) -> list[dict]:
     A task counts as diverged if its loss is not finite, or larger than that of every
     task before adaptation.
     """
-    worst_before = results[0].values["loss"].max()
+    worst_before = np.nanmax(results[0].values["loss"])
     return [
         {
             "inner_steps": num_steps,
@@ -288,22 +309,47 @@ def _rows(results: dict[int, mj.Evaluation]) -> list[dict]:
     ]
 
 
+def _write(
+    workdir, stem: str, summary: dict, results: dict[int, mj.Evaluation]
+) -> None:
+    """Prints the table, and writes it as text and JSON, and every task's values."""
+    table = _table(summary)
+    print(table)
+    values = {
+        f"{name}_{num_steps}": values
+        for num_steps, result in results.items()
+        for name, values in result.values.items()
+    }
+    np.savez(workdir / f"{stem}.npz", tasks_hash=summary["tasks_hash"], **values)
+    (workdir / f"{stem}.txt").write_text(table + "\n")
+    # Last, since result.json says that the run is finished.
+    # JSON has no NaN: what is not finite becomes null.
+    summary = json.loads(json.dumps(summary), parse_constant=lambda _: None)
+    (workdir / f"{stem}.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
 def _table(summary: dict) -> str:
     """The result as text: one row a number of inner steps."""
     accuracy = "accuracy" in summary["rows"][0]
+    last = "" if accuracy else "  diverged"
     lines = [
         f"{summary['num_tasks']} unseen tasks ({summary['tasks_hash']}), parameters of "
         f"step {summary['best_step']} of {summary['steps']}",
         "inner steps"
         + "     accuracy (95%)" * accuracy
-        + "        loss (95%)    median  diverged",
+        + "        loss (95%)    median"
+        + last,
     ]
     for row in summary["rows"]:
         line = f"{row['inner_steps']:11d}"
         if accuracy:
             each = row["accuracy"]
             line += f"{100 * each['mean']:9.2f} +- {100 * each['interval']:4.2f}%"
-        each = row["loss"]
-        line += f"{each['mean']:9.3f} +- {each['interval']:5.3f}"
-        lines.append(line + f"{each['median']:10.3f}{row['diverged']:10d}")
+        mean, interval, median = map(_short, list(row["loss"].values())[:3])
+        line += f" {mean:>8s} +- {interval:5s}{median:>10s}"
+        lines.append(line if accuracy else line + f"{row['diverged']:10d}")
     return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if value < 1000 else f"{value:.1e}"

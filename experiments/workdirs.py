@@ -7,38 +7,44 @@ import platform
 import subprocess
 import sys
 
-# Flags that say where a run is or how it is looked at, not what it computes.
-_FREE_FLAGS = ("workdir", "data_dir", "platform", "eval_only", "num_test_tasks")
+from absl import flags
+
+# Where a run is, and how it is looked at: not written into its own flagfile.
+_UNRECORDED = ("workdir", "platform", "eval_only")
+# What may differ when a run is gone on with: how long, how often, where the data is.
+_FREE = (
+    "data_dir",
+    "num_steps",
+    "log_every_steps",
+    "eval_every_steps",
+    "num_test_tasks",
+    "eval_tasks_per_chunk",
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 
 
 def settings(config) -> dict[str, str]:
-    """The flags that decide a run's result, as a flagfile's lines, by name."""
-    own = config.flags_by_module_dict()[_flags_module(config)]
-    return {f.name: f.serialize() for f in own if f.name not in _FREE_FLAGS}
+    """The runner's own flags that are set, as lines of a flagfile by name."""
+    module = config.find_module_defining_flag("workdir")
+    own = config.flags_by_module_dict()[module]
+    lines = {flag.name: flag.serialize() for flag in own}
+    return {k: v for k, v in lines.items() if v and k not in _UNRECORDED}
 
 
-def _flags_module(config) -> str:
-    return config.find_module_defining_flag("workdir")
-
-
-def claim(config, workdir: Path) -> None:
-    """Takes a directory for a run: a new one, or an unfinished run of the same flags.
+def check(config, workdir: Path) -> None:
+    """Makes sure that a run may use a directory: new, or its own and unfinished.
 
     Raises:
-      ValueError: if it holds a finished run, or one with other flags.
-      OSError: if it cannot be written.
+      ValueError: if it holds a finished run, one with other flags, or other files.
     """
     if (workdir / "result.json").exists():
         raise ValueError(
             f"{workdir} holds a finished run: choose another --workdir, or look at it "
             "with --eval_only."
         )
-    ours = settings(config)
     record = workdir / "run.flags"
     if record.exists():
-        theirs = record.read_text().splitlines()
-        differing = sorted((set(ours.values()) ^ set(theirs)) - {""})
+        differing = differences(config, workdir, ignore=_FREE)
         if differing:
             raise ValueError(
                 f"{workdir} holds an unfinished run with other flags: choose another "
@@ -46,26 +52,48 @@ def claim(config, workdir: Path) -> None:
             )
     elif workdir.exists() and any(workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and holds no run: choose another.")
+
+
+def differences(config, workdir: Path, ignore: tuple[str, ...] = ()) -> list[str]:
+    """The lines in which the flags and those that a run has recorded differ."""
+    recorded = (workdir / "run.flags").read_text().splitlines()
+    lines = set(recorded) ^ set(settings(config).values())
+    return sorted(
+        line
+        for line in lines
+        if line.lstrip("-").split("=")[0].removeprefix("no") not in ignore
+    )
+
+
+def claim(config, workdir: Path) -> None:
+    """Makes the directory a run's own, by writing down its flags.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
-    record.write_text("\n".join(filter(None, ours.values())) + "\n")
+    (workdir / "run.flags").write_text("\n".join(settings(config).values()) + "\n")
 
 
 def adopt_flags(config, workdir: Path) -> None:
     """Sets the flags to those a saved run was made with, then to the command line's.
 
     Raises:
-      ValueError: if the directory holds no run.
+      ValueError: if the directory holds no run, or flags do not fit together.
     """
     record = workdir / "run.flags"
     if not record.exists():
         raise ValueError(f"{workdir} holds no run to evaluate: there is no {record}.")
-    config([sys.argv[0], f"--flagfile={record}", *sys.argv[1:]])
+    try:
+        config([sys.argv[0], f"--flagfile={record}", *sys.argv[1:]])
+    except flags.Error as error:
+        raise ValueError(f"With the flags of {record}: {error}") from error
 
 
 def write_record(workdir: Path, device: str) -> None:
-    """Writes down once more at each start what the run is made with."""
+    """Writes down, once more at each start, what the run is made with."""
     record = {
-        "command": sys.argv,
+        "arguments": sys.argv[1:],
         "commit": _commit(),
         "device": device,
         "python": platform.python_version(),

@@ -13,7 +13,7 @@ def save(directory: Path, step: int, tree: PyTree, *, keep: int = 2) -> None:
 
     Args:
       directory: where the checkpoints of one run are.
-      step: number of this checkpoint, larger than those there.
+      step: number of this checkpoint; if it or a later one is there, nothing is saved.
       tree: arrays, PRNG keys among them.
       keep: how many of the newest checkpoints are kept.
     """
@@ -21,7 +21,8 @@ def save(directory: Path, step: int, tree: PyTree, *, keep: int = 2) -> None:
     with ocp.training.Checkpointer(
         directory.absolute(), preservation_policy=latest, cleanup_tmp_directories=True
     ) as checkpointer:
-        checkpointer.save(step, tree, force=True)
+        if checkpointer.latest is None or checkpointer.latest.step < step:
+            checkpointer.save(step, tree, force=True)
 
 
 def restore(directory: Path, like: PyTree) -> PyTree | None:

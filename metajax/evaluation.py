@@ -19,11 +19,11 @@ class Evaluation(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """One metric over tasks; mean and interval are those of the finite values."""
+    """One metric over tasks. One value that is not finite makes the mean so, too."""
 
     mean: float
     interval: float  # Half the width of the 95% confidence interval of the mean.
-    median: float
+    median: float  # With values that are not numbers counted as the largest.
     num_tasks: int
     num_nonfinite: int
 
@@ -51,12 +51,20 @@ def evaluate(
     Returns:
       The metrics of each task, and a digest of the tasks.
 
+    Raises:
+      ValueError: if there is no task or chunk.
+
     Example:
       >>> result = evaluate(  # doctest: +SKIP
       ...     objective, state.meta, sampler, key=jax.random.key(1), num_tasks=600
       ... )
       >>> mean_and_interval(result.values["accuracy"])  # doctest: +SKIP
     """
+    if min(num_tasks, tasks_per_chunk) < 1:
+        raise ValueError(
+            f"evaluate needs at least one task, in chunks of at least one: got "
+            f"{num_tasks} and {tasks_per_chunk}."
+        )
     draw_key, objective_key = jax.random.split(key)
     digests, chunks = {}, []
     for start in range(0, num_tasks, tasks_per_chunk):
@@ -107,20 +115,20 @@ def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def summarize(values: np.ndarray) -> Summary:
-    """Summarises one metric over tasks, with those that went wrong counted apart.
+    """Summarises one metric over tasks, and says how many of them went wrong.
 
     Args:
-      values: one value a task, `[tasks]`.
+      values: one value a task, `[tasks]`, at least two.
 
     Returns:
-      Mean, interval and median of the finite values, and how many are not finite.
+      Mean, interval and median over all tasks, and how many are not finite. The median
+      still tells what a typical task does where some tasks diverge.
     """
-    finite = values[np.isfinite(values)]
-    if len(finite) < 2:
-        mean = interval = median = float("nan")
-    else:
-        (mean, interval), median = mean_and_interval(finite), float(np.median(finite))
-    return Summary(mean, interval, median, len(values), len(values) - len(finite))
+    with np.errstate(invalid="ignore"):  # inf - inf, where a task diverges.
+        mean, interval = mean_and_interval(values)
+    median = float(np.median(np.nan_to_num(values, nan=np.inf, posinf=np.inf)))
+    num_nonfinite = int(np.sum(~np.isfinite(values)))
+    return Summary(mean, interval, median, len(values), num_nonfinite)
 
 
 def paired_difference(a: Evaluation, b: Evaluation, name: str) -> tuple[float, float]:

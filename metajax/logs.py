@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 import sys
 
@@ -22,7 +23,9 @@ class MetricLog:
     def __init__(self, workdir: Path, step: int):
         self.path = workdir / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
-        self.path.write_text("".join(map(_to_line, kept)))
+        rewritten = self.path.with_suffix(".rewritten")
+        rewritten.write_text("".join(map(_to_line, kept)))
+        os.replace(rewritten, self.path)
         self._events = SummaryWriter(
             str(workdir), purge_step=step + 1 if step else None, flush_secs=30
         )
@@ -40,15 +43,18 @@ class MetricLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`; none if there is no such file."""
+    """The lines of a `metrics.jsonl`, but for a last one that was cut off."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    whole, _, _ = path.read_text().rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _to_line(metrics: dict[str, float]) -> str:
-    finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-    return json.dumps(finite) + "\n"
+    def finite(value):
+        return value if value is not None and math.isfinite(value) else None
+
+    return json.dumps({k: finite(v) for k, v in metrics.items()}) + "\n"
 
 
 def progress_bar(num_steps: int, start: int = 0) -> tqdm:

@@ -15,10 +15,6 @@ def query_loss(learner: MetaLearner, loss: Loss, **metrics: Loss) -> Objective:
 
     Returns:
       An objective whose metrics are `loss` and those given.
-
-    Example:
-      >>> objective = query_loss(learner, cross_entropy, accuracy=accuracy)
-      >>> value, metrics = objective(key, meta, task)  # doctest: +SKIP
     """
     losses = {"loss": loss, **metrics}
 

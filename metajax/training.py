@@ -52,7 +52,9 @@ def init_state(
     """
     init_key, train_key = jax.random.split(key)
     meta = learner.init(init_key, sampler(init_key).support.inputs)
-    return TrainState(jnp.int32(0), train_key, meta, optimizer.init(meta))
+    state = TrainState(jnp.int32(0), train_key, meta, optimizer.init(meta))
+    # Training gives these buffers up, so that each must be its own and nobody else's.
+    return jax.tree.map(jnp.copy, state)
 
 
 def draw_tasks(key: Key, sampler: Sampler, indices: jax.Array) -> Task:
@@ -81,7 +83,7 @@ def train_step(
     Returns:
       A pure function `(state, tasks) -> (state, metrics)`. The metrics are those of the
       objective, averaged over tasks, and `grad_norm`, the global norm of the
-      meta-gradient. Where the loss or the gradient is not finite the state comes back
+      meta-gradient. Where loss, gradient or update is not finite the state comes back
       unchanged, step included: `state.step` then names the step that failed, and
       training cannot go past it.
     """
@@ -92,7 +94,7 @@ def train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.meta)
         meta = optax.apply_updates(state.meta, updates)
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        finite = jnp.isfinite(loss + grad_norm + optax.tree.norm(updates))
         after = TrainState(state.step + 1, state.key, meta, opt_state)
         return trees.select(finite, after, state), metrics | {"grad_norm": grad_norm}
 
@@ -121,7 +123,8 @@ def train(
       num_steps: outer steps.
 
     Returns:
-      The state after them, and metrics of every step, `[num_steps]` each.
+      The state after them, and metrics of every step, `[num_steps]` each. If
+      `state.step` is less than `num_steps` further, that step was not finite.
 
     Example:
       >>> state, metrics = train(  # doctest: +SKIP

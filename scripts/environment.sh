@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ ! -e .venv/made ] || [ requirements.lock -nt .venv/made ]; then
   if command -v uv >/dev/null; then
     echo "Making .venv with uv."
-    uv venv --quiet --allow-existing --python '>=3.11' .venv
+    uv venv --quiet --allow-existing --python '>=3.11,<3.15' .venv
     uv pip install --quiet --python .venv/bin/python -r requirements.lock
     uv pip install --quiet --python .venv/bin/python --no-deps -e .
   else

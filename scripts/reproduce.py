@@ -9,7 +9,6 @@ each, in experiments/results, is its result, its log, and the command and commit
 
 import json
 from pathlib import Path
-import shutil
 import subprocess
 import sys
 from typing import NamedTuple
@@ -77,11 +76,17 @@ def execute(run: Run, seed: int, workdir: Path, data_dir: str | None) -> None:
         command += [f"--flagfile=experiments/presets/{run.preset}.flags"]
         command += [f"--seed={seed}", f"--workdir={where}"]
         command += [f"--data_dir={data_dir}"] if data_dir else []
-        subprocess.run(command, cwd=ROOT, check=True)
+        code = subprocess.run(command, cwd=ROOT).returncode
+        if code:
+            sys.exit(code)  # The run has said why.
     kept = RESULTS / where.name
     kept.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
-        shutil.copyfile(where / name, kept / name)
+        text = (where / name).read_text()
+        # Where this machine keeps things is nobody's business.
+        for place in filter(None, (data_dir, str(workdir))):
+            text = text.replace(place, "DIR")
+        (kept / name).write_text(text)
 
 
 def table() -> str:
@@ -101,7 +106,8 @@ def table() -> str:
 
 def _line(run: Run, seed: int, kept: Path) -> str:
     result = json.loads((kept / "result.json").read_text())
-    start = json.loads((kept / "starts.jsonl").read_text().splitlines()[-1])
+    starts = (kept / "starts.jsonl").read_text().splitlines()
+    commits = [str(json.loads(start)["commit"]) for start in starts]
     cells = [
         f"`{run.preset}`",
         str(seed),
@@ -109,36 +115,60 @@ def _line(run: Run, seed: int, kept: Path) -> str:
         run.published,
         f"{result['best_step']} of {result['steps']}",
         f"{result['train_seconds'] / 60:.0f}",
-        str(start["commit"])[:7],
+        ", ".join(dict.fromkeys(commit[:7] + commit[12:] for commit in commits)),
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def _cell(row: dict) -> str:
-    steps, (scale, name, unit) = row["inner_steps"], (1, "loss", "")
+    """One metric after some inner steps; means that are not finite are null there."""
+    scale, name, unit, digits = 1, "loss", "", 2
     if "accuracy" in row:
-        scale, name, unit = 100, "accuracy", "%"
-    digits = 1 if unit else 2
-    mean, interval = (scale * row[name][key] for key in ("mean", "interval"))
-    return f"{steps}: {mean:.{digits}f} +- {interval:.{digits}f}{unit}"
+        scale, name, unit, digits = 100, "accuracy", "%", 1
+    mean, interval, median = (
+        "nan" if row[name][key] is None else f"{scale * row[name][key]:.{digits}f}"
+        for key in ("mean", "interval", "median")
+    )
+    cell = f"{row['inner_steps']}: {mean} +- {interval}{unit}"
+    if not unit and row["diverged"]:
+        cell += f" (median {median}, {row['diverged']} diverged)"
+    return cell
+
+
+def passed(levels: tuple[float, ...] = (0.95, 0.97, 0.98)) -> list[str]:
+    """When the validation accuracy of the kept runs first passed some levels."""
+    lines = []
+    for log in sorted(RESULTS.glob("omniglot*/metrics.jsonl")):
+        metrics = [json.loads(line) for line in log.read_text().splitlines()]
+        for level in levels:
+            for line in metrics:
+                if line.get("validation/accuracy", 0) >= level:
+                    lines.append(
+                        f"{log.parent.name} passed {level:.0%} on validation tasks "
+                        f"after {line['step']} steps, {line['seconds'] / 60:.0f} minutes."
+                    )
+                    break
+    return lines
 
 
 def misses() -> list[str]:
-    """The targets that kept results do not reach, one line each."""
+    """The targets that kept results do not reach, or that were not run."""
     lines = []
     for run in RUNS:
-        for seed in run.seeds:
+        for seed in run.seeds if run.targets else ():
             path = RESULTS / f"{run.preset}-{seed}" / "result.json"
-            rows = json.loads(path.read_text())["rows"] if path.exists() else []
-            for row in rows:
-                for (steps, name), (low, high) in run.targets.items():
-                    if row["inner_steps"] == steps and not (
-                        low <= row[name]["mean"] <= high
-                    ):
-                        lines.append(
-                            f"{run.preset}, seed {seed}: {name} after {steps} inner "
-                            f"steps is {row[name]['mean']:.4f}, not {low} to {high}."
-                        )
+            if not path.exists():
+                lines.append(f"{run.preset}, seed {seed}: not run.")
+                continue
+            rows = json.loads(path.read_text())["rows"]
+            by_steps = {row["inner_steps"]: row for row in rows}
+            for (steps, name), (low, high) in run.targets.items():
+                mean = by_steps[steps][name]["mean"]
+                if mean is None or not low <= mean <= high:
+                    lines.append(
+                        f"{run.preset}, seed {seed}: {name} after {steps} inner steps is "
+                        f"{mean}, not {low} to {high}."
+                    )
     return lines
 
 
@@ -151,9 +181,9 @@ def main(argv: list[str]) -> None:
         if run.preset in _RUN.value:
             for seed in run.seeds:
                 execute(run, seed, Path(_WORKDIR.value), _DATA_DIR.value)
-    print(table())
     missed = misses()
-    print("\n".join(["", *missed]) if missed else "\nEvery target is reached.")
+    print("\n".join([table(), "", *passed(), ""]))
+    print("\n".join(missed) if missed else "Every target is reached.")
     sys.exit(bool(missed))
 
 

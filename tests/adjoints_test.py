@@ -164,6 +164,21 @@ def test_first_order_keeps_the_gradient_to_the_rate(problem):
     np.testing.assert_allclose(jax.grad(outer)(RATE), expected, rtol=1e-4)
 
 
+def test_an_optimizer_built_from_meta_parameters_is_differentiated(problem):
+    """Learned rates: p1 = p0 - rate * g(p0), whose slope in rate is -g(p0)."""
+    params, args, weights = problem
+
+    def outer(rates):
+        optimizer = optax.GradientTransformation(
+            lambda params: (), lambda grads, state, params: (-rates * grads, state)
+        )
+        return weights @ adjoints.unroll()(quadratic, optimizer, 1)(params, args)
+
+    expected = -weights * jax.grad(quadratic)(params, args)
+    actual = jax.jit(jax.grad(outer))(jnp.full(3, RATE))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
 def test_no_steps_return_the_params(problem):
     params, args, _ = problem
     solve = adjoints.unroll()(quadratic, optax.sgd(RATE), 0)

@@ -9,6 +9,8 @@ import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests run little and compile much.
+jax.config.update("jax_disable_most_optimizations", True)
 
 SHARED = Path(__file__).parents[2] / "shared"
 

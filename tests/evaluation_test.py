@@ -78,11 +78,16 @@ def test_an_interval_needs_two_tasks():
         mj.mean_and_interval(np.array([1.0]))
 
 
-def test_values_that_are_not_finite_are_counted_apart():
-    summary = mj.summarize(np.array([1.0, 3.0, np.nan, np.inf]))
-    assert (summary.mean, summary.median) == (2.0, 2.0)
-    assert (summary.num_tasks, summary.num_nonfinite) == (4, 2)
-    assert np.isnan(mj.summarize(np.full(3, np.nan)).mean)
+def test_a_task_that_diverges_spoils_the_mean_and_is_counted():
+    summary = mj.summarize(np.array([1.0, 2.0, 3.0, 4.0, np.nan]))
+    assert np.isnan(summary.mean) and np.isnan(summary.interval)
+    assert (summary.median, summary.num_tasks, summary.num_nonfinite) == (3.0, 5, 1)
+    assert mj.summarize(np.array([1.0, np.inf])).mean == np.inf
+
+
+def test_no_tasks_are_refused(meta):
+    with pytest.raises(ValueError, match="at least one task"):
+        evaluate(meta, num_tasks=0)
 
 
 def test_a_paired_comparison_is_sharper_than_two_intervals(meta):

@@ -82,14 +82,19 @@ def test_a_run_leaves_everything_in_its_directory(run, tmp_path):
 def test_a_saved_run_is_evaluated_alone_with_its_own_flags(run, tmp_path):
     workdir = tmp_path / "run"
     assert run(*TINY, f"--workdir={workdir}")[0] == 0
-    before = {p: p.read_bytes() for p in workdir.glob("result.*")}
-    code, out, _ = run("--eval_only", "--platform=cpu", f"--workdir={workdir}")
-    assert code == 0 and out.startswith("600 unseen tasks")
-    code, again, _ = run(
-        "--eval_only", "--num_test_tasks=3", "--platform=cpu", f"--workdir={workdir}"
-    )
-    assert again.strip() == (workdir / "result.txt").read_text().strip()
-    assert before == {p: p.read_bytes() for p in workdir.glob("result.*")}
+    before = {p: p.read_bytes() for p in workdir.iterdir() if p.is_file()}
+    again = ["--eval_only", "--platform=cpu", f"--workdir={workdir}"]
+    code, out, _ = run(*again)
+    assert code == 0 and out.strip() == (workdir / "result.txt").read_text().strip()
+    for changed in ("--num_test_tasks=5", "--inner_rate=0.5"):
+        code, out, _ = run(*again, changed)
+        assert code == 0
+    results = [json.loads(path.read_text()) for path in workdir.glob("eval-*.json")]
+    assert {result["num_tasks"] for result in results} == {3, 5}
+    assert any("--inner_rate=0.5" in result["changed"] for result in results)
+    assert before == {p: p.read_bytes() for p in before}
+    code, _, errors = run(*again, "--tasks_per_chunk=4")
+    assert code == 2 and "must divide" in errors
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(run, tmp_path, monkeypatch):
@@ -122,8 +127,10 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(run, tmp_path, monkey
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_every_preset_takes_steps(run, preset, tmp_path, data_dir, monkeypatch):
+def test_every_preset_takes_steps(run, preset, tmp_path, request, monkeypatch):
     monkeypatch.chdir(ROOT)
+    needs_data = preset.stem.startswith(("omniglot", "mnist"))
+    data_dir = request.getfixturevalue("data_dir") if needs_data else tmp_path
     code, out, errors = run(
         f"--flagfile={preset}",
         *SHORT,
@@ -157,6 +164,7 @@ BAD_FLAGS = {
     "own data unnamed": (["--data=folder"], "--data_path must be set"),
     "two parts": (["--class_split=0.5,0.5"], "three parts"),
     "one rotation": (["--rotations=0:90"], "three ranges"),
+    "NaN scale": (["--init_std=nan"], "positive and finite"),
     "no width": (["--hidden=0"], "positive integers"),
 }
 
@@ -170,7 +178,10 @@ def test_bad_flags_are_refused_when_parsed(run, name, tmp_path):
 
 
 BAD_CONFIGURATIONS = {
-    "too many ways": (["--data=glyphs", "--ways=2000"], "2000-way tasks need 2000"),
+    "too many ways": (
+        ["--data=glyphs", "--ways=2000"],
+        "The train classes: 2000-way tasks need 2000",
+    ),
     "too many shots": (
         ["--data=glyphs", "--shots=15", "--queries=10"],
         "class 'train-",
@@ -178,6 +189,12 @@ BAD_CONFIGURATIONS = {
     "no data": (["--data=mnist", "--data_dir=/nowhere"], "/nowhere"),
     "no own data": (["--data=folder", "--data_path=/nowhere"], "no class folders"),
     "unknown optimizer": (["--inner_optimizer=sdg"], "Unknown optimizer 'sdg'"),
+    "no transformation": (
+        ["--outer_optimizer=cosine_decay_schedule", "--outer_options=decay_steps=9"],
+        "Unknown optimizer 'cosine_decay_schedule'",
+    ),
+    "no optimizer": (["--outer_optimizer=chain"], "Optimizer chain"),
+    "images wanted": (["--model=conv4"], "conv4 needs images"),
     "unknown option": (["--inner_options=momentun=0.9"], "momentun"),
     "NaN meta-gradient": (["--inner_optimizer=adam"], "eps_root"),
     "no GPU": (["--platform=gpu"], "--platform=gpu was asked for"),
@@ -218,14 +235,58 @@ def test_a_directory_that_cannot_be_made_is_named(run, tmp_path):
     assert code == runner.BAD_CONFIGURATION and str(tmp_path / "file") in errors
 
 
-def test_training_that_becomes_non_finite_stops_at_the_step(run, tmp_path):
+@pytest.mark.parametrize("eval_every_steps", [1, 4])
+def test_training_that_becomes_non_finite_stops_at_the_step(
+    run, tmp_path, eval_every_steps
+):
     workdir = tmp_path / "run"
-    arguments = ["--outer_optimizer=sgd", "--outer_rate=1e30", f"--workdir={workdir}"]
-    code, _, errors = run(*TINY, *arguments)
-    assert code == runner.NON_FINITE
-    assert "step 1 of seed 0" in errors and "--outer_rate" in errors
+    arguments = [
+        *TINY,
+        "--outer_optimizer=sgd",
+        "--outer_rate=1e15",
+        f"--eval_every_steps={eval_every_steps}",
+        f"--workdir={workdir}",
+    ]
+    code, _, errors = run(*arguments)
+    assert code == runner.NON_FINITE and "--outer_rate" in errors
+    step = int(errors.split("step ")[1].split()[0])
+    assert 0 < step < 4 and f"step {step} of seed 0" in errors
     assert not (workdir / "result.json").exists()
-    assert list((workdir / "checkpoints").iterdir())
+    assert str(step) in [path.name for path in (workdir / "checkpoints").iterdir()]
+    # Started again, it stops at the same step, with the same last good state.
+    assert run(*arguments)[2] == errors
+
+
+def test_own_vectors_train_without_a_picture(run, tmp_path):
+    inputs = np.random.default_rng(0).normal(size=(60, 7)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", inputs=inputs, labels=np.arange(60) % 15)
+    arguments = ["--data=arrays", f"--data_path={tmp_path / 'mine.npz'}", "--ways=3"]
+    arguments += ["--shots=1", "--queries=1", f"--workdir={tmp_path / 'run'}"]
+    code, out, errors = run(*TINY, *arguments)
+    assert code == 0 and "accuracy" in out, errors
+    assert not (tmp_path / "run" / "tasks.png").exists()
+
+
+def test_class_files_that_overlap_are_refused(run, tmp_path):
+    np.savez(tmp_path / "mine.npz", inputs=np.zeros((40, 3)), labels=np.arange(40) % 8)
+    for name, classes in (("train", "0123"), ("validation", "345"), ("test", "67")):
+        (tmp_path / f"{name}.txt").write_text("\n".join(classes))
+    files = ",".join(
+        str(tmp_path / f"{n}.txt") for n in ("train", "validation", "test")
+    )
+    arguments = ["--data=arrays", f"--data_path={tmp_path / 'mine.npz'}", "--ways=2"]
+    code, _, errors = run(
+        *TINY, *arguments, f"--class_split={files}", "--workdir=unused"
+    )
+    assert code == 2 and "Class '3' is in both" in errors
+
+
+def test_a_log_line_that_was_cut_off_is_dropped(run, tmp_path):
+    workdir = tmp_path / "run"
+    assert run(*TINY, f"--workdir={workdir}")[0] == 0
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "train/lo')
+    assert len(logs.read_metrics(workdir / "metrics.jsonl")) == 4
 
 
 def test_the_command_line_helps_quickly_and_refuses_stray_arguments():

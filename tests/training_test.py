@@ -107,6 +107,46 @@ def test_a_step_that_is_not_finite_leaves_the_last_good_state():
     )
 
 
+def test_a_state_owns_its_buffers(parts):
+    """Meta-parameters that share an array, or are still held, survive donation."""
+    _, step = parts
+    model = mj.models.mlp([8], 1)
+    given = model.init(jax.random.key(1), jnp.ones((1, 1)))
+    learner = mj.maml(
+        model._replace(init=lambda key, inputs: given),
+        losses.squared_error,
+        optax.sgd(0.01),
+        1,
+    )
+    state = start(learner)
+    mj.train(step, state, SAMPLER, num_tasks=2, num_steps=1)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(given))
+    optimizer = optax.contrib.prodigy()  # Its state starts as the parameters.
+    step = mj.train_step(
+        mj.estimators.backprop(mj.query_loss(learner, losses.squared_error)), optimizer
+    )
+    state = mj.init_state(jax.random.key(0), learner, optimizer, SAMPLER)
+    state, _ = mj.train(step, state, SAMPLER, num_tasks=2, num_steps=1)
+    assert int(state.step) == 1
+
+
+def test_an_update_that_is_not_finite_is_not_applied(parts):
+    learner, _ = parts
+    optimizer = optax.sgd(1e38)
+    meta_grad = mj.estimators.backprop(mj.query_loss(learner, losses.squared_error))
+
+    def large(key, meta, tasks):
+        value, grads = meta_grad(key, meta, tasks)
+        return value, jax.tree.map(lambda g: 1e3 * jnp.ones_like(g), grads)
+
+    state = mj.init_state(jax.random.key(0), learner, optimizer, SAMPLER)
+    before = jax.device_get(state.meta)
+    step = mj.train_step(large, optimizer)
+    state, _ = mj.train(step, state, SAMPLER, num_tasks=2, num_steps=2)
+    assert int(state.step) == 0
+    assert_equal(state.meta, before)
+
+
 def test_arrays_of_the_sampler_are_arguments_of_the_program(parts):
     images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1)).astype(np.uint8)
     sampler = mj.data.FewShot(mj.data.from_arrays(images, np.arange(60) % 6), 5, 1, 1)

@@ -32,14 +32,12 @@ def maml(
         derivative, by default.
 
     Returns:
-      A meta-learner whose meta-parameters and adapted parameters are model params.
+      A meta-learner whose meta-parameters are model params, and whose adapted ones are
+      model params as `model.calibrate` leaves them.
 
     Raises:
       ValueError: when traced, if the optimizer's update has no finite derivative at a
         zero gradient (Adam without eps_root, for example).
-
-    Example:
-      >>> learner = maml(model, losses.cross_entropy, optax.sgd(0.4), num_steps=1)
 
     Note:
       The loss is a mean over examples. Finn's code descends a sum over classes divided

@@ -21,6 +21,11 @@ class Conv4(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
+        if inputs.ndim != 4:
+            raise ValueError(
+                "conv4 needs images [examples, height, width, channels]: got "
+                f"{inputs.shape}; use mlp for vectors."
+            )
         pool = self.downsample == "pool"
         hidden = inputs
         for _ in range(4):
