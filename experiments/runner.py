@@ -47,6 +47,7 @@ class Progress(NamedTuple):
 def run(config) -> int:
     """Does what the flags say, and returns the exit code."""
     workdir = Path(config.workdir)
+    logs.hide_checkpoint_chatter()
     try:
         device = _select_platform(config.platform)
         if config.eval_only:

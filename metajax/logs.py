@@ -68,15 +68,17 @@ def progress_bar(num_steps: int, start: int = 0) -> tqdm:
       A `tqdm` bar; silent where standard error is not a terminal.
     """
     bar = tqdm(total=num_steps, initial=start, unit="step", disable=None)
-    handler = logging.get_absl_handler().python_handler
-    handler.stream = _AboveBar(bar)
-    handler.addFilter(_is_ours)
+    logging.get_absl_handler().python_handler.stream = _AboveBar(bar)
     return bar
 
 
-def _is_ours(record) -> bool:
-    """Whether a log line is not one of the dozens that each checkpoint brings."""
-    return "orbax" not in record.pathname or record.levelname != "INFO"
+def hide_checkpoint_chatter() -> None:
+    """Hides the dozens of log lines with which orbax accompanies each checkpoint."""
+
+    def is_wanted(record):
+        return "orbax" not in record.pathname or record.levelname != "INFO"
+
+    logging.get_absl_handler().python_handler.addFilter(is_wanted)
 
 
 class _AboveBar:
