@@ -135,7 +135,8 @@ def regression(
             outputs = learner.predict(meta, adapted, inputs)
             shade = plt.cm.Oranges(0.35 + 0.65 * num_steps / max(max(learners), 1))
             color, style = (shade, "-") if num_steps else (_BEFORE, "--")
-            axis.plot(inputs, outputs, style, color=color, label=f"{num_steps} steps")
+            name = f"after {num_steps}" if num_steps else "before"
+            axis.plot(inputs, outputs, style, color=color, label=name)
         axis.plot(support.inputs, support.targets, "k^", label="support")
         axis.set_xlabel("input")
     axes[0].legend(fontsize=7)

@@ -104,7 +104,7 @@ def write_record(workdir: Path, device: str) -> None:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with a plus where files differ from it."""
+    """The commit of the code, with a plus where files other than results differ."""
 
     def git(*arguments):
         return subprocess.run(
@@ -115,7 +115,8 @@ def _commit() -> str | None:
         ).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        code = (":(top)", ":(top,exclude)experiments/results")
+        changed = git("status", "--porcelain", "--untracked-files=no", *code)
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

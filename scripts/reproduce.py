@@ -125,10 +125,14 @@ def _cell(row: dict) -> str:
     scale, name, unit, digits = 1, "loss", "", 2
     if "accuracy" in row:
         scale, name, unit, digits = 100, "accuracy", "%", 1
-    mean, interval, median = (
-        "nan" if row[name][key] is None else f"{scale * row[name][key]:.{digits}f}"
-        for key in ("mean", "interval", "median")
-    )
+
+    def number(key):
+        value = row[name][key]
+        if value is None:
+            return "nan"
+        return f"{scale * value:.{digits}f}" if value < 1000 else f"{value:.0e}"
+
+    mean, interval, median = map(number, ("mean", "interval", "median"))
     cell = f"{row['inner_steps']}: {mean} +- {interval}{unit}"
     if not unit and row["diverged"]:
         cell += f" (median {median}, {row['diverged']} diverged)"
