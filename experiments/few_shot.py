@@ -172,9 +172,7 @@ def _divides(values):
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(
-            f"Unexpected argument {argv[1]!r}: all settings are flags."
-        )
+        sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
     from experiments import runner  # After the flags, so that --help is quick.
 
     sys.exit(runner.run(FLAGS))

@@ -69,10 +69,16 @@ def claim(config, workdir: Path) -> None:
     """Makes the directory a run's own, by writing down its flags.
 
     Raises:
-      OSError: if it cannot be written.
+      ValueError: if it cannot be written.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "run.flags").write_text("\n".join(settings(config).values()) + "\n")
+    lines = "\n".join(settings(config).values()) + "\n"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "run.flags").write_text(lines)
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={workdir} cannot be written: {error.strerror}; choose another."
+        ) from error
 
 
 def adopt_flags(config, workdir: Path) -> None:

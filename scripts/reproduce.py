@@ -178,9 +178,7 @@ def misses() -> list[str]:
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(
-            f"Unexpected argument {argv[1]!r}: all settings are flags."
-        )
+        sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
     for run in RUNS:
         if run.preset in _RUN.value:
             for seed in run.seeds:
