@@ -104,7 +104,7 @@ def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
 
     Example:
       >>> mean_and_interval(np.array([0.0, 1.0, 0.0, 1.0]))
-      (0.5, 0.5657...)
+      (0.5, 0.5658...)
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) < 2:
