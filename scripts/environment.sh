@@ -9,10 +9,10 @@ if [ ! -e .venv/made ] || [ requirements.lock -nt .venv/made ]; then
     uv pip install --quiet --python .venv/bin/python -r requirements.lock
     uv pip install --quiet --python .venv/bin/python --no-deps -e .
   else
-    python=$(command -v python3.13 || command -v python3.12 || command -v python3.11 ||
-      command -v python3) || { echo "Install Python 3.11 or newer first." >&2; exit 1; }
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-      { echo "metajax needs Python 3.11 or newer; found $("$python" -V)." >&2; exit 1; }
+    for python in python3 python3.13 python3.12 python3.11 none; do
+      "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+    done
+    [ "$python" != none ] || { echo "Install Python 3.11 or newer first." >&2; exit 1; }
     echo "Making .venv with pip; this takes a minute or two."
     "$python" -m venv .venv
     .venv/bin/python -m pip install --quiet -r requirements.lock
