@@ -17,7 +17,7 @@ flags.DEFINE_enum("platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to r
 flags.DEFINE_bool(
     "eval_only", False, "Evaluate the run saved in --workdir, on --num_test_tasks."
 )
-flags.DEFINE_integer("seed", 0, "Fixes the initial parameters and all tasks.")
+flags.DEFINE_integer("seed", 0, "Fixes the initial parameters and training tasks.")
 
 flags.DEFINE_enum(
     "data",
