@@ -8,6 +8,7 @@ import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests run little and compile much.
 jax.config.update("jax_disable_most_optimizations", True)

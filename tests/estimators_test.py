@@ -52,3 +52,40 @@ def test_a_chunk_that_does_not_divide_is_refused(inputs):
         estimators.backprop(objective, tasks_per_chunk=5)(*inputs)
     with pytest.raises(ValueError, match="at least 1"):
         estimators.backprop(objective, tasks_per_chunk=0)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
+@pytest.mark.parametrize("tasks_per_chunk", [None, 1, 3])
+def test_every_number_of_devices_gives_the_same(inputs, num_devices, tasks_per_chunk):
+    mesh = estimators.task_mesh(num_devices)
+    divided = estimators.backprop(objective, tasks_per_chunk=tasks_per_chunk, mesh=mesh)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        estimators.backprop(objective)(*inputs),
+        jax.jit(divided)(*inputs),
+    )
+
+
+def test_devices_meet_once_a_step_and_share_the_drawing_of_tasks(inputs):
+    key, meta, tasks = inputs
+    mesh = estimators.task_mesh(4)
+    divided = estimators.backprop(objective, tasks_per_chunk=1, mesh=mesh)
+
+    @jax.jit
+    def draw_and_estimate(key, meta):
+        draw = jax.vmap(lambda k: jax.random.normal(k, tasks.shape[1:]))
+        return divided(key, meta, draw(jax.random.split(key, NUM_TASKS)))
+
+    text = draw_and_estimate.lower(key, meta).compile().as_text()
+    assert text.count(" all-reduce(") == 1
+    assert "all-gather" not in text
+    assert f"f32[{NUM_TASKS},{tasks[0].size}]" not in text
+
+
+def test_tasks_that_cannot_be_divided_are_refused(inputs):
+    mesh = estimators.task_mesh(4)
+    key, meta, tasks = inputs
+    with pytest.raises(ValueError, match="10 tasks cannot be divided among 4 devices"):
+        estimators.backprop(objective, mesh=mesh)(key, meta, tasks[:10])
+    with pytest.raises(ValueError, match="does not divide the 3 tasks of a device"):
+        estimators.backprop(objective, tasks_per_chunk=2, mesh=mesh)(*inputs)

@@ -44,7 +44,7 @@ class Conv4(nn.Module):
             features = hidden.reshape(len(hidden), -1)
         else:
             features = jnp.mean(hidden, axis=(1, 2))
-        return nn.Dense(self.ways, name="head")(features)
+        return layers.Dense(self.ways, name="head")(features)
 
 
 def conv4(

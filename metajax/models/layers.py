@@ -6,44 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metajax.models.convolution import convolve, matmul
+
 Normalization = Literal["transductive", "support", "layer", "group", "none"]
-
-
-def convolve(
-    inputs: jax.Array,
-    kernel: jax.Array,
-    strides: tuple[int, int] = (1, 1),
-    padding: str = "SAME",
-) -> jax.Array:
-    """2-D convolution as one matrix product of shifted slices with the kernel.
-
-        outputs[n, y, x] = sum_ij inputs[n, y * stride + i, x * stride + j] @ kernel[i, j]
-
-    `vmap` over tasks with their own kernels turns it into a batched matrix product, and
-    so do its derivatives. `lax.conv` would become a grouped convolution, which XLA runs
-    many times slower on a CPU.
-
-    Args:
-      inputs: `[examples, height, width, channels]`.
-      kernel: `[kernel height, kernel width, channels, features]`.
-      strides: vertical and horizontal stride, in pixels.
-      padding: "SAME" or "VALID", as in `lax.conv_general_dilated`.
-
-    Returns:
-      `[examples, out height, out width, features]`.
-    """
-    (height, width, _, features), (down, right) = kernel.shape, strides
-    pads = jax.lax.padtype_to_pads(inputs.shape[1:3], (height, width), strides, padding)
-    inputs = jnp.pad(inputs, [(0, 0), *pads, (0, 0)])
-    bottom = inputs.shape[1] - height + 1
-    edge = inputs.shape[2] - width + 1
-    slices = [
-        inputs[:, i : bottom + i : down, j : edge + j : right]
-        for i in range(height)
-        for j in range(width)
-    ]
-    patches = jnp.concatenate(slices, axis=-1)
-    return patches @ kernel.reshape(-1, features)
 
 
 class Conv(nn.Module):
@@ -64,6 +29,20 @@ class Conv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             outputs += bias.reshape(1, 1, 1, -1)
         return outputs
+
+
+class Dense(nn.Module):
+    """Linear layer with parameters as in `flax.linen.Dense`, computed by `matmul`."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        shape = (inputs.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return matmul(inputs, kernel) + bias.reshape(1, -1)
 
 
 class Normalize(nn.Module):

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from metajax.base import Model
+from metajax.models import layers
 from metajax.models.adapters import from_linen
 
 
@@ -24,8 +25,8 @@ class MLP(nn.Module):
             kernel_init = nn.initializers.truncated_normal(self.init_std)
         hidden = inputs.reshape(len(inputs), -1)
         for width in self.hidden:
-            hidden = nn.relu(nn.Dense(width, kernel_init=kernel_init)(hidden))
-        return nn.Dense(self.outputs, kernel_init=kernel_init, name="head")(hidden)
+            hidden = nn.relu(layers.Dense(width, kernel_init)(hidden))
+        return layers.Dense(self.outputs, kernel_init, name="head")(hidden)
 
 
 def mlp(hidden: Sequence[int], outputs: int, *, init_std: float | None = None) -> Model:

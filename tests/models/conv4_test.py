@@ -90,7 +90,7 @@ def test_support_predictions_depend_on_the_support_batch_by_its_statistics():
     uncalibrated = jax.jit(conv4(3, width=16).apply)(params, support)
     np.testing.assert_allclose(apply(calibrated, support), uncalibrated, atol=1e-5)
     kernel = params["Conv_0"]["kernel"]
-    maps = np.asarray(mj.models.layers.convolve(support, kernel, (2, 2)))
+    maps = np.asarray(mj.models.convolution.convolve(support, kernel, (2, 2)))
     mean, variance = calibrated.statistics["Normalize_0"]["moments"]
     np.testing.assert_allclose(mean.ravel(), maps.mean((0, 1, 2)), atol=1e-5)
     np.testing.assert_allclose(variance.ravel(), maps.var((0, 1, 2)), rtol=1e-4)

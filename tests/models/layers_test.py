@@ -6,95 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.models.layers import Conv, Normalize, check_normalization, convolve
+from metajax.models.layers import Conv, Normalize, check_normalization
 
 STRIDES = [(1, 1), (2, 2), (2, 1)]
 PROTOCOLS = ["transductive", "support", "layer", "group", "none"]
 
 
-def _lax_convolve(inputs, kernel, strides=(1, 1), padding="SAME"):
-    return jax.lax.conv_general_dilated(
-        inputs, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
 def _normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def _derivatives(convolution, strides, padding):
-    """Value, gradient, and a second derivative, of a nonlinear use of the output."""
-
-    def cost(arguments):
-        return jnp.sum(jnp.sin(convolution(*arguments, strides, padding)))
-
-    def squared_slope(arguments):
-        return sum(jnp.sum(g**2) for g in jax.grad(cost)(arguments))
-
-    @jax.jit
-    def derivatives(inputs, kernel):
-        arguments = (inputs, kernel)
-        value = convolution(inputs, kernel, strides, padding)
-        return value, jax.grad(cost)(arguments), jax.grad(squared_slope)(arguments)
-
-    return derivatives
-
-
-def _assert_close(actual, expected):
-    def check(a, b):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
-
-    jax.tree.map(check, actual, expected)
-
-
-@pytest.mark.parametrize("kernel_size", [(3, 3), (1, 1), (5, 3)])
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize("strides", STRIDES)
-def test_convolve_equals_lax_convolution(strides, padding, kernel_size):
-    inputs, kernel = _normal(0, 2, 7, 8, 3), _normal(1, *kernel_size, 3, 4)
-    actual = convolve(inputs, kernel, strides, padding)
-    expected = _lax_convolve(inputs, kernel, strides, padding)
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    "strides, padding, kernel_size, size",
-    [
-        ((1, 1), "SAME", (3, 3), (5, 6)),
-        ((1, 1), "VALID", (5, 3), (7, 6)),
-        ((2, 2), "SAME", (3, 3), (6, 5)),
-        ((2, 2), "VALID", (1, 1), (6, 5)),
-        ((2, 1), "SAME", (5, 3), (6, 5)),
-        ((2, 1), "VALID", (3, 3), (6, 7)),
-    ],
-)
-def test_derivatives_of_convolve_equal_those_of_lax(
-    strides, padding, kernel_size, size
-):
-    inputs, kernel = _normal(0, 2, *size, 2), _normal(1, *kernel_size, 2, 3)
-    actual = _derivatives(convolve, strides, padding)(inputs, kernel)
-    expected = _derivatives(_lax_convolve, strides, padding)(inputs, kernel)
-    _assert_close(actual, expected)
-
-
-def test_convolve_with_a_kernel_per_task_equals_a_loop_over_tasks():
-    inputs, kernels = _normal(0, 2, 2, 5, 6, 2), _normal(1, 2, 3, 3, 2, 3)
-    actual = jax.vmap(_derivatives(convolve, (2, 1), "SAME"))(inputs, kernels)
-    one = _derivatives(_lax_convolve, (2, 1), "SAME")
-    loop = [one(*pair) for pair in zip(inputs, kernels)]
-    _assert_close(actual, jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop))
-
-
-@pytest.mark.parametrize(
-    "convolution, expected", [(convolve, False), (_lax_convolve, True)]
-)
-def test_a_task_axis_makes_no_convolution_even_in_second_derivatives(
-    convolution, expected
-):
-    program = jax.jit(jax.vmap(_derivatives(convolution, (2, 2), "SAME")))
-    lowered = program.lower(_normal(0, 3, 2, 6, 6, 2), _normal(1, 3, 3, 3, 2, 4))
-    assert ("convolution" in lowered.as_text()) == expected
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
