@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import optax
 
 import metajax as mj
-from metajax.base import Loss, MetaLearner, Model, Sampler
+from metajax.base import Adjoint, Loss, MetaLearner, Model, Sampler
 
 
 class Problem(NamedTuple):
@@ -159,7 +159,8 @@ def optimizer(
 
 
 def maml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
-    return mj.maml(model, loss, _inner_optimizer(config), num_steps)
+    adjoint = ADJOINTS[config.adjoint](remat=config.remat)
+    return mj.maml(model, loss, _inner_optimizer(config), num_steps, adjoint=adjoint)
 
 
 def fomaml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
@@ -169,6 +170,11 @@ def fomaml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
 def _inner_optimizer(config) -> optax.GradientTransformation:
     return optimizer(config.inner_optimizer, config.inner_rate, config.inner_options)
 
+
+ADJOINTS: dict[str, Callable[..., Adjoint]] = {
+    "unroll": mj.adjoints.unroll,
+    "mixed_mode": mj.adjoints.mixed_mode,
+}
 
 LEARNERS: dict[str, Callable[[Any, Model, Loss, int], MetaLearner]] = {
     "maml": maml,

@@ -5,7 +5,12 @@ python -m experiments.few_shot --flagfile=experiments/presets/NAME.flags --workd
 Later flags override earlier ones. A run that was cut off goes on when started again.
 """
 
+import time
+
+_STARTED = time.time()
+
 import math
+import os
 import sys
 
 from absl import app, flags
@@ -16,6 +21,17 @@ flags.DEFINE_string("workdir", None, "Where the run writes; made if absent.")
 flags.DEFINE_enum("platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to run.")
 flags.DEFINE_bool(
     "eval_only", False, "Evaluate the run saved in --workdir, on --num_test_tasks."
+)
+flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Only compile the training step, and say what it takes and what fits the device.",
+)
+flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "Where compiled programs are kept for the next start, or none; else JAX's own "
+    "setting or the user's cache directory.",
 )
 flags.DEFINE_integer("seed", 0, "Fixes the initial parameters and training tasks.")
 
@@ -88,6 +104,18 @@ flags.DEFINE_string("inner_optimizer", "sgd", "Any optimizer that optax has.")
 flags.DEFINE_float("inner_rate", 0.01, "Rate of the inner optimizer.")
 flags.DEFINE_list("inner_options", [], "Its further arguments, such as eps_root=1e-8.")
 flags.DEFINE_integer("inner_steps", 1, "Inner steps in training.", 0)
+flags.DEFINE_enum(
+    "adjoint",
+    "unroll",
+    ["unroll", "mixed_mode"],
+    "How maml's inner loop is differentiated; the result is the same to rounding.",
+)
+flags.DEFINE_enum(
+    "remat",
+    "none",
+    ["none", "step", "nested"],
+    "What of the inner loop is computed again rather than kept, to need less memory.",
+)
 flags.DEFINE_list(
     "eval_inner_steps",
     ["0", "1", "5", "10"],
@@ -105,6 +133,13 @@ flags.DEFINE_list("outer_options", [], "Its further arguments.")
 
 flags.DEFINE_integer("num_tasks", 32, "Tasks an outer step.", 1)
 flags.DEFINE_integer(
+    "num_devices",
+    None,
+    "Devices that share the tasks, a CPU core being one; as many as divide them, if not "
+    "set.",
+    1,
+)
+flags.DEFINE_integer(
     "tasks_per_chunk", None, "Tasks held at a time; must divide --num_tasks.", 1
 )
 flags.DEFINE_integer("num_steps", 1000, "Outer steps.", 0)
@@ -117,6 +152,24 @@ flags.DEFINE_integer("num_test_tasks", 600, "Unseen tasks to report.", 2)
 flags.DEFINE_integer(
     "eval_tasks_per_chunk", 100, "Tasks held at a time in evaluation.", 1
 )
+
+
+@flags.multi_flags_validator(
+    ["workdir", "dry_run"], "--workdir must be set, but for a --dry_run"
+)
+def _somewhere(values):
+    return values["workdir"] or values["dry_run"]
+
+
+@flags.multi_flags_validator(
+    ["learner", "adjoint", "remat"],
+    "--adjoint and --remat are for --learner=maml alone",
+)
+def _adjoint(values):
+    return values["learner"] == "maml" or (values["adjoint"], values["remat"]) == (
+        "unroll",
+        "none",
+    )
 
 
 @flags.multi_flags_validator(
@@ -173,11 +226,14 @@ def _divides(values):
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
-    from experiments import runner  # After the flags, so that --help is quick.
+    import jax  # Like the runner, after the flags, so that --help is quick.
 
-    sys.exit(runner.run(FLAGS))
+    if jax.config.jax_num_cpu_devices < 0:
+        jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    from experiments import runner
+
+    sys.exit(runner.run(FLAGS, _STARTED))
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     app.run(main)

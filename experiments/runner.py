@@ -2,75 +2,77 @@
 
 import hashlib
 import json
-import math
 from pathlib import Path
 import sys
 import time
-from typing import Any, NamedTuple
 
 from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import components, pictures, workdirs
+from experiments import building, planning, startup, workdirs
+from experiments.building import Progress
 import metajax as mj
 from metajax import checkpoints, logs, trees
-from metajax.base import Objective
-from metajax.training import TrainStep
 
-BAD_CONFIGURATION, NON_FINITE = 2, 3  # Exit codes.
+BAD_CONFIGURATION, NON_FINITE, OUT_OF_MEMORY = 2, 3, 4  # Exit codes.
 
 # The tasks that every run with the same data, ways, shots and queries is judged on.
 _VALIDATION_SEED, _TEST_SEED = 1_000_001, 1_000_002
 
 
-class Experiment(NamedTuple):
-    """What the flags of one run name."""
+def run(config, started: float | None = None) -> int:
+    """Does what the flags say, and returns the exit code.
 
-    problem: components.Problem
-    learners: dict[int, mj.MetaLearner]  # By number of inner steps in evaluation.
-    objectives: dict[int, Objective]  # Likewise.
-    step: TrainStep
-
-
-class Progress(NamedTuple):
-    """What a checkpoint holds."""
-
-    state: mj.TrainState
-    best: Any  # The meta-parameters that scored best on the validation tasks.
-    best_step: jax.Array
-    best_score: jax.Array
-    seconds: jax.Array  # Spent on training, validation not counted.
-
-
-def run(config) -> int:
-    """Does what the flags say, and returns the exit code."""
-    workdir = Path(config.workdir)
+    Args:
+      config: the flags.
+      started: when the command began, by `time.time`; now if None.
+    """
+    clock = startup.Clock(started or time.time())
     logs.hide_checkpoint_chatter()
+    startup.use_cache(config.compilation_cache)
+    try:
+        return _run(config, clock)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not planning.is_out_of_memory(error):
+            raise
+        print(planning.advice(config, error), file=sys.stderr)
+        return OUT_OF_MEMORY
+
+
+def _run(config, clock: startup.Clock) -> int:
+    workdir = Path(config.workdir or "")
     try:
         device = _select_platform(config.platform)
+        if config.dry_run:
+            planning.dry_run(config, device)
+            return 0
         if config.eval_only:
             workdirs.adopt_flags(config, workdir)
         else:
             workdirs.check(config, workdir)
-        experiment, progress = _build(config)
+        experiment, progress = building.build(config)
         saved = checkpoints.restore(workdir / "checkpoints", progress)
         if config.eval_only and saved is None:
             raise ValueError(f"{workdir} has no checkpoint to evaluate yet.")
+        if saved:
+            progress = building.place(config, saved)
+        # Finds what cannot be differentiated, before anything is compiled or written.
+        program = building.trace(config, experiment, progress.state)
         if not config.eval_only:
             workdirs.claim(config, workdir)
     except (ValueError, OSError, mj.data.DataError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
-    progress = saved or progress
     logging.info("%s, %d parameters", device, trees.size(progress.best))
     if config.eval_only:
         _evaluate_again(config, workdir, experiment, progress)
         return 0
     workdirs.write_record(workdir, device)
-    pictures.task_sheet(experiment.problem.train, workdir / "tasks.png")
-    progress, finished = _train(config, workdir, experiment, progress)
+    if int(progress.state.step) < config.num_steps:
+        planning.check_memory(program.lower().compile())
+    progress, finished = train(config, workdir, experiment, progress, clock)
     checkpoints.save(workdir / "checkpoints", int(progress.state.step), progress)
     if not finished:
         return NON_FINITE
@@ -100,83 +102,54 @@ def _select_platform(name: str) -> str:
     return f"{len(devices)} {found} device(s), {devices[0].device_kind}"
 
 
-# Build
-
-
-def _build(config) -> tuple[Experiment, Progress]:
-    """The components, and the progress of a run that has not begun."""
-    problem = components.DATA[config.data](config)
-    model = components.MODELS[config.model](config, problem.outputs)
-    make_learner = components.LEARNERS[config.learner]
-    optimizer = components.optimizer(
-        config.outer_optimizer, config.outer_rate, config.outer_options
-    )
-
-    def objective(learner):
-        return mj.query_loss(learner, problem.loss, **problem.metrics)
-
-    learner = make_learner(config, model, problem.loss, config.inner_steps)
-    learners = {
-        num_steps: make_learner(config, model, problem.loss, num_steps)
-        for num_steps in sorted(
-            {0, *map(int, config.eval_inner_steps + config.select_inner_steps)}
-        )
-    }
-    step = mj.train_step(
-        mj.estimators.backprop(
-            objective(learner), tasks_per_chunk=config.tasks_per_chunk
-        ),
-        optimizer,
-    )
-    problem = problem._replace(train=jax.device_put(problem.train))
-    state = mj.init_state(
-        jax.random.key(config.seed), learner, optimizer, problem.train
-    )
-    # Traces the whole step, which finds what cannot be differentiated, uncompiled.
-    indices = jnp.arange(config.num_tasks)
-    tasks = jax.eval_shape(mj.draw_tasks, state.key, problem.train, indices)
-    jax.eval_shape(step, state, tasks)
-    progress = Progress(
-        state,
-        best=jax.tree.map(jnp.copy, state.meta),  # Training gives up state's buffers.
-        best_step=jnp.int32(0),
-        best_score=jnp.float32(-math.inf),
-        seconds=jnp.float32(0),
-    )
-    objectives = {num_steps: objective(each) for num_steps, each in learners.items()}
-    return Experiment(problem, learners, objectives, step), progress
-
-
 # Train
 
 
-def _train(config, workdir, experiment, progress) -> tuple[Progress, bool]:
+def train(
+    config,
+    workdir: Path,
+    experiment: building.Experiment,
+    progress: Progress,
+    clock: startup.Clock,
+) -> tuple[Progress, bool]:
     """Trains to the last step; False where loss or gradient stopped being finite."""
     step = int(progress.state.step)
     metric_log = logs.MetricLog(workdir, step)
-    with logs.progress_bar(config.num_steps, step) as bar:
+    with (
+        logs.progress_bar(config.num_steps, step) as bar,
+        checkpoints.background(workdir / "checkpoints") as save,
+    ):
         while step < config.num_steps:
-            until_eval = config.eval_every_steps - step % config.eval_every_steps
-            num_steps = min(config.log_every_steps, until_eval, config.num_steps - step)
+            num_steps = building.steps_ahead(config, step)
             progress, metrics = _advance(config, experiment, progress, num_steps)
             if int(progress.state.step) < step + num_steps:
                 _explain_non_finite(config, progress.state, metrics)
                 return progress, False
             step += num_steps
             means = {name: np.mean(values) for name, values in metrics.items()}
-            validates = num_steps == until_eval or step == config.num_steps
+            if clock.runs:
+                seconds = config.num_tasks * num_steps / means["tasks_per_second"]
+                logging.info(clock.stop(seconds, num_steps))
+                _draw_tasks(experiment, workdir)
+            validates = step % config.eval_every_steps == 0 or step == config.num_steps
             if validates:
                 progress, scores = _validate(config, experiment, progress)
                 means |= scores
             # The line first: one without its checkpoint is dropped when resumed.
             metric_log.write(step, means)
             if validates:
-                checkpoints.save(workdir / "checkpoints", step, progress)
+                save(step, progress)
             bar.update(num_steps)
             rate = f"{means['tasks_per_second']:.0f}"
             bar.set_postfix({"loss": f"{means['train/loss']:.4f}", "tasks/s": rate})
     metric_log.close()
     return progress, True
+
+
+def _draw_tasks(experiment, workdir) -> None:
+    from experiments import pictures  # Not earlier: matplotlib takes long to import.
+
+    pictures.task_sheet(experiment.problem.train, workdir / "tasks.png")
 
 
 def _advance(config, experiment, progress, num_steps) -> tuple[Progress, dict]:
@@ -246,6 +219,8 @@ def _explain_non_finite(config, state, metrics) -> None:
 
 def _report(config, workdir, experiment, progress) -> None:
     """Tests the best parameters, and writes the table, every value, and pictures."""
+    from experiments import pictures
+
     results = _test(config, experiment, progress)
     summary = _summary(config, progress, results)
     pictures.curves(workdir / "metrics.jsonl", workdir / "curves.png")

@@ -10,8 +10,9 @@ import sys
 from absl import flags
 
 # Where a run is, and how it is looked at: not written into its own flagfile.
-_UNRECORDED = ("workdir", "platform", "eval_only")
-# What may differ when a run is gone on with: how long, how often, where the data is.
+_UNRECORDED = ("workdir", "platform", "eval_only", "dry_run", "compilation_cache")
+# What may differ when a run is gone on with: how long, how often, where the data is, and
+# in how much memory.
 _FREE = (
     "data_dir",
     "num_steps",
@@ -19,6 +20,9 @@ _FREE = (
     "eval_every_steps",
     "num_test_tasks",
     "eval_tasks_per_chunk",
+    "tasks_per_chunk",
+    "adjoint",
+    "remat",
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 

@@ -1,9 +1,12 @@
 """Checkpoints of a run: whole trees of arrays, written atomically by orbax."""
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
 from pathlib import Path
 
 import jax
-from orbax.checkpoint import v1 as ocp
+import jax.numpy as jnp
 
 from metajax.base import PyTree
 
@@ -17,12 +20,41 @@ def save(directory: Path, step: int, tree: PyTree, *, keep: int = 2) -> None:
       tree: arrays, PRNG keys among them.
       keep: how many of the newest checkpoints are kept.
     """
+    ocp = _orbax()
     latest = ocp.training.preservation_policies.LatestN(keep)
     with ocp.training.Checkpointer(
         directory.absolute(), preservation_policy=latest, cleanup_tmp_directories=True
     ) as checkpointer:
         if checkpointer.latest is None or checkpointer.latest.step < step:
             checkpointer.save(step, tree, force=True)
+
+
+@contextlib.contextmanager
+def background(directory: Path) -> Iterator[Callable[[int, PyTree], None]]:
+    """Saves while other work goes on, as `save` does.
+
+    Args:
+      directory: where the checkpoints of one run are.
+
+    Yields:
+      `save(step, tree)`, which copies the tree and returns. It first waits for the save
+      before it, as the end of the context waits for the last, and raises what that
+      raised.
+    """
+    last = None
+
+    def begin(step: int, tree: PyTree) -> None:
+        nonlocal last
+        if last:
+            last.result()
+        # What is saved may be given up to other work in the meantime.
+        copied = jax.tree.map(jnp.copy, tree)
+        last = thread.submit(save, directory, step, copied)
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        yield begin
+        if last:
+            last.result()
 
 
 def restore(directory: Path, like: PyTree) -> PyTree | None:
@@ -41,6 +73,7 @@ def restore(directory: Path, like: PyTree) -> PyTree | None:
     """
     if not directory.exists():
         return None
+    ocp = _orbax()
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like
@@ -55,3 +88,10 @@ def restore(directory: Path, like: PyTree) -> PyTree | None:
                 f"The checkpoint {checkpointer.latest.step} in {directory} cannot be "
                 f"loaded into this configuration: {error.__cause__ or error}"
             ) from error
+
+
+def _orbax():
+    """Orbax's interface: imported where it is needed, since that takes a while."""
+    from orbax.checkpoint import v1
+
+    return v1

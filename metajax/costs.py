@@ -9,9 +9,9 @@ def matmul_flops(program: ClosedJaxpr | Jaxpr) -> int:
     """Floating-point operations of a program's matrix products and convolutions.
 
     A product of `[m, k]` and `[k, n]` counts `2 m k n`. What a scan repeats is counted
-    as often as it runs, which XLA's own `cost_analysis` does not do; the body of a
-    `while_loop`, whose length is not known, counts once, and of the branches of a
-    `cond` the dearest.
+    as often as it runs, which XLA's own `cost_analysis` does not do, and what devices
+    share is added up. The body of a `while_loop`, whose length is not known, counts
+    once, and of the branches of a `cond` the dearest.
 
     Args:
       program: a traced program, as from `jax.make_jaxpr` or `jax.stages.Traced.jaxpr`.
@@ -20,6 +20,7 @@ def matmul_flops(program: ClosedJaxpr | Jaxpr) -> int:
       The number of multiplications and additions.
 
     Example:
+      >>> import jax
       >>> a, b = jax.numpy.ones((2, 3)), jax.numpy.ones((3, 5))
       >>> matmul_flops(jax.make_jaxpr(jax.numpy.matmul)(a, b))
       60
@@ -46,7 +47,9 @@ def _flops(equation: JaxprEqn) -> int:
     inner = [matmul_flops(program) for program in _programs(params.values())]
     if name == "cond":
         return max(inner)
-    return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
+    if name == "shard_map":
+        return params["mesh"].size * sum(inner)
+    return (params["length"] if name == "scan" else 1) * sum(inner)
 
 
 def _programs(values) -> list[ClosedJaxpr | Jaxpr]:

@@ -5,6 +5,7 @@ import hashlib
 from typing import NamedTuple
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from metajax.base import Key, MetaParams, Objective, Sampler
@@ -69,6 +70,7 @@ def evaluate(
     digests, chunks = {}, []
     for start in range(0, num_tasks, tasks_per_chunk):
         indices = np.arange(start, min(start + tasks_per_chunk, num_tasks))
+        indices = _divide(indices, meta)
         tasks = _draw(as_pytree(sampler), draw_key, indices)
         for i, leaf in enumerate(jax.tree.leaves(tasks)):
             digest = digests.setdefault(i, hashlib.blake2b(digest_size=8))
@@ -78,6 +80,15 @@ def evaluate(
     values = {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
     together = b"".join(digest.digest() for digest in digests.values())
     return Evaluation(values, hashlib.blake2b(together, digest_size=8).hexdigest())
+
+
+def _divide(indices: np.ndarray, meta: MetaParams) -> jax.Array | np.ndarray:
+    """Divides tasks among the devices that hold `meta`, if several do."""
+    sharding = jax.tree.leaves(meta)[0].sharding
+    if len(sharding.device_set) == 1 or len(indices) % len(sharding.device_set):
+        return indices
+    each = PartitionSpec(sharding.mesh.axis_names)
+    return jax.device_put(indices, NamedSharding(sharding.mesh, each))
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """What a run writes down: metrics.jsonl, TensorBoard events, a progress bar."""
 
+import functools
 import json
 import math
 import os
@@ -7,7 +8,6 @@ from pathlib import Path
 import sys
 
 from absl import logging
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 
@@ -26,9 +26,14 @@ class MetricLog:
         rewritten = self.path.with_suffix(".rewritten")
         rewritten.write_text("".join(map(_to_line, kept)))
         os.replace(rewritten, self.path)
-        self._events = SummaryWriter(
-            str(workdir), purge_step=step + 1 if step else None, flush_secs=30
-        )
+        self._purge_step = step + 1 if step else None
+
+    @functools.cached_property
+    def _events(self):
+        from tensorboardX import SummaryWriter  # Takes long to import.
+
+        directory = str(self.path.parent)
+        return SummaryWriter(directory, purge_step=self._purge_step, flush_secs=30)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one line, `{"step": step, **metrics}`; what is not finite is null."""

@@ -20,6 +20,8 @@ from metajax.base import (
     Task,
 )
 
+_DRAWN_BYTES = 1 << 20  # Of tasks that wait for their step.
+
 
 class TrainState(NamedTuple):
     """What meta-training needs to go on: save it, and resume from it."""
@@ -50,6 +52,11 @@ def init_state(
     Returns:
       A state at step 0.
     """
+    return _init_state(learner, optimizer, key, as_pytree(sampler))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _init_state(learner, optimizer, key, sampler) -> TrainState:
     init_key, train_key = jax.random.split(key)
     meta = learner.init(init_key, sampler(init_key).support.inputs)
     state = TrainState(jnp.int32(0), train_key, meta, optimizer.init(meta))
@@ -89,7 +96,7 @@ def train_step(
     """
 
     def step(state: TrainState, tasks: Task) -> tuple[TrainState, Metrics]:
-        _, key = _step_keys(state)
+        _, key = _step_keys(state.key, state.step)
         (loss, metrics), grads = meta_grad(key, state.meta, tasks)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.meta)
         meta = optax.apply_updates(state.meta, updates)
@@ -134,20 +141,70 @@ def train(
     return _train(step, num_tasks, num_steps, state, as_pytree(sampler))
 
 
+def trace(
+    step: TrainStep,
+    state: TrainState,
+    sampler: Sampler,
+    *,
+    num_tasks: int,
+    num_steps: int,
+) -> jax.stages.Traced:
+    """Traces what `train` would run with the same arguments, and runs nothing.
+
+    What cannot be differentiated is found here. `.lower().compile()` of the result
+    compiles it, and says what memory it needs; a call of `train` then finds it compiled.
+
+    Args:
+      step: as in `train`, like the others.
+      state: arrays, or their shapes and dtypes.
+      sampler: draws one task from a key.
+      num_tasks: tasks an outer step.
+      num_steps: outer steps.
+
+    Returns:
+      The traced program.
+    """
+    return _train.trace(step, num_tasks, num_steps, state, as_pytree(sampler))
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _train(
     step: TrainStep, num_tasks: int, num_steps: int, state: TrainState, sampler: Sampler
 ):
-    def body(state, _):
-        task_key, _ = _step_keys(state)
-        return step(state, draw_tasks(task_key, sampler, jnp.arange(num_tasks)))
+    def draw(key, index):
+        task_key, _ = _step_keys(key, index)
+        return draw_tasks(task_key, sampler, jnp.arange(num_tasks))
 
-    return jax.lax.scan(body, state, length=num_steps)
+    ahead = _steps_ahead(jax.eval_shape(draw, state.key, state.step), num_steps)
+
+    def steps(state, _):
+        first = state.step
+        tasks = jax.vmap(draw, (None, 0))(state.key, first + jnp.arange(ahead))
+
+        def one(state, _):
+            # By the step's number, so that one that failed meets its own tasks again.
+            return step(state, jax.tree.map(lambda x: x[state.step - first], tasks))
+
+        return jax.lax.scan(one, state, length=ahead)
+
+    state, metrics = jax.lax.scan(steps, state, length=num_steps // ahead)
+    flat = jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), metrics)
+    return state, flat
 
 
-def _step_keys(state: TrainState) -> Key:
+def _steps_ahead(tasks: Task, num_steps: int) -> int:
+    """For how many steps tasks are drawn at once: it divides the number of all steps.
+
+    To draw many small tasks takes little more time than to draw a few.
+    """
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tasks))
+    most = min(num_steps, _DRAWN_BYTES // max(size, 1))
+    return next((n for n in range(most, 0, -1) if num_steps % n == 0), 1)
+
+
+def _step_keys(key: Key, step: jax.Array) -> Key:
     """The keys of one step: that of its tasks, and that of its estimator."""
-    return jax.random.split(jax.random.fold_in(state.key, state.step))
+    return jax.random.split(jax.random.fold_in(key, step))
 
 
 def as_pytree(sampler: Sampler) -> PyTree:

@@ -139,21 +139,6 @@ def test_truncation_climbs_from_first_order_to_exact(problem):
     assert errors[-1] == 0
 
 
-def test_remat_takes_less_memory_for_the_same_gradient():
-    params, support, query = network_problem()
-    wide = jax.tree.map(lambda x: jnp.tile(x, (100, 1)), (support, query))
-
-    def meta_gradient(remat):
-        solve = adjoints.unroll(remat=remat)(network_loss, optax.sgd(RATE), 20)
-        outer = jax.jit(jax.grad(lambda p: network_loss(solve(p, wide[0]), wide[1])))
-        compiled = outer.lower(params).compile()
-        return compiled(params), compiled.memory_analysis().temp_size_in_bytes
-
-    (kept, kept_bytes), (redone, redone_bytes) = map(meta_gradient, (False, True))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), kept, redone)
-    assert redone_bytes < kept_bytes / 4
-
-
 def test_first_order_keeps_the_gradient_to_the_rate(problem):
     params, args, weights = problem
 

@@ -5,3 +5,4 @@ from metajax.models.adapters import from_linen as from_linen
 from metajax.models.adapters import from_nnx as from_nnx
 from metajax.models.conv4 import conv4 as conv4
 from metajax.models.mlp import mlp as mlp
+from metajax.models.transformer import transformer as transformer

@@ -1,0 +1,126 @@
+"""From the flags of a run to what it trains, and to where it begins."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import optax
+
+from experiments import components
+import metajax as mj
+from metajax import training
+from metajax.base import Objective, PyTree
+
+
+class Experiment(NamedTuple):
+    """What the flags of one run name."""
+
+    problem: components.Problem
+    learners: dict[int, mj.MetaLearner]  # By number of inner steps in evaluation.
+    objectives: dict[int, Objective]  # Likewise.
+    step: training.TrainStep
+
+
+class Progress(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: mj.TrainState
+    best: Any  # The meta-parameters that scored best on the validation tasks.
+    best_step: jax.Array
+    best_score: jax.Array
+    seconds: jax.Array  # Spent on training, validation not counted.
+
+
+def build(config) -> tuple[Experiment, Progress]:
+    """The components, and the progress of a run that has not begun."""
+    problem = components.DATA[config.data](config)
+    problem = problem._replace(train=jax.device_put(problem.train))
+    evaluated = {0, *map(int, config.eval_inner_steps + config.select_inner_steps)}
+    learners = {n: _learner(config, problem, n) for n in sorted(evaluated)}
+    objectives = {n: _objective(problem, each) for n, each in learners.items()}
+    state = mj.init_state(
+        jax.random.key(config.seed),
+        _learner(config, problem, config.inner_steps),
+        _outer_optimizer(config),
+        problem.train,
+    )
+    state = place(config, state)
+    progress = Progress(
+        state,
+        best=jax.tree.map(jnp.copy, state.meta),  # Training gives up state's buffers.
+        best_step=jnp.int32(0),
+        best_score=jnp.float32(-math.inf),
+        seconds=jnp.float32(0),
+    )
+    step = training_step(config, problem)
+    return Experiment(problem, learners, objectives, step), progress
+
+
+def training_step(config, problem: components.Problem) -> training.TrainStep:
+    """The outer step that the flags name."""
+    learner = _learner(config, problem, config.inner_steps)
+    estimator = mj.estimators.backprop(
+        _objective(problem, learner),
+        tasks_per_chunk=config.tasks_per_chunk,
+        mesh=_mesh(config),
+    )
+    return mj.train_step(estimator, _outer_optimizer(config))
+
+
+def place(config, tree: PyTree) -> PyTree:
+    """Copies arrays to each of the devices that share the tasks."""
+    mesh = _mesh(config)
+    if mesh is None:
+        return tree
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def _mesh(config) -> Mesh | None:
+    """The devices that share the tasks: those asked for, or as many as can."""
+    available, chunk = jax.device_count(), config.tasks_per_chunk or 1
+    dividing = [
+        n for n in range(1, available + 1) if config.num_tasks % (n * chunk) == 0
+    ]
+    number = config.num_devices or max(dividing)
+    if number not in dividing:
+        raise ValueError(
+            f"--num_devices={number} does not do: with {config.num_tasks} tasks in chunks "
+            f"of {chunk}, and {available} devices here, choose one of "
+            f"{', '.join(map(str, dividing))}."
+        )
+    return mj.estimators.task_mesh(number) if number > 1 else None
+
+
+def trace(config, experiment: Experiment, state: mj.TrainState) -> jax.stages.Traced:
+    """The program of the next outer steps, which `mj.train` will find traced."""
+    return training.trace(
+        experiment.step,
+        state,
+        experiment.problem.train,
+        num_tasks=config.num_tasks,
+        num_steps=steps_ahead(config, int(state.step)),
+    )
+
+
+def steps_ahead(config, step: int) -> int:
+    """Outer steps until there is something to log, to validate, or the end."""
+    until_eval = config.eval_every_steps - step % config.eval_every_steps
+    return min(config.log_every_steps, until_eval, config.num_steps - step)
+
+
+def _learner(config, problem: components.Problem, num_steps: int) -> mj.MetaLearner:
+    model = components.MODELS[config.model](config, problem.outputs)
+    make = components.LEARNERS[config.learner]
+    return make(config, model, problem.loss, num_steps)
+
+
+def _objective(problem: components.Problem, learner: mj.MetaLearner) -> Objective:
+    return mj.query_loss(learner, problem.loss, **problem.metrics)
+
+
+def _outer_optimizer(config) -> optax.GradientTransformation:
+    return components.optimizer(
+        config.outer_optimizer, config.outer_rate, config.outer_options
+    )

@@ -1,0 +1,179 @@
+"""What a run takes of the device's memory, and what to do where that is too much."""
+
+import math
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.building import Experiment, build, steps_ahead, trace, training_step
+import metajax as mj
+from metajax.costs import matmul_flops
+
+_USABLE = 0.9  # Of the device's memory: not all of it is ours.
+# Ways to differentiate the inner loop, of about falling need of memory.
+_LADDER = [
+    {"adjoint": "unroll", "remat": "none"},
+    {"adjoint": "unroll", "remat": "step"},
+    {"adjoint": "mixed_mode", "remat": "step"},
+    {"adjoint": "unroll", "remat": "nested"},
+    {"adjoint": "mixed_mode", "remat": "nested"},
+]
+
+Changes = dict[str, Any]  # Values of flags by name.
+
+
+class Need(NamedTuple):
+    """What the program of the training step takes."""
+
+    temporaries: float  # Bytes.
+    total: float  # Bytes, data, parameters and results included.
+    flops: float  # Of the matrix products of one outer step.
+
+
+def dry_run(config, device: str) -> None:
+    """Compiles the training step in several ways; says what each needs and what fits.
+
+    Args:
+      config: the flags of the run.
+      device: what it runs on, in words.
+    """
+    experiment, progress = build(config)
+    usable = _USABLE * device_memory()
+    chunk = config.tasks_per_chunk or config.num_tasks
+    print(f"{device}, {_size(device_memory())} of memory")
+    print(f"{'':36s} temporaries      in all  FLOPs a step  fits")
+
+    def measure(changes: Changes) -> Need:
+        print(f"{_flags(changes) or 'as given':36s}", end="", flush=True)
+        need = _measure(config, changes, experiment, progress.state)
+        sizes = f" {_size(need.temporaries):>11s} {_size(need.total):>11s}"
+        fits = "yes" if need.total <= usable else "no"
+        print(f"{sizes} {need.flops:13.2e}  {fits}", flush=True)
+        return need
+
+    needs = {chunk: measure({})}
+    for other in sorted({1, config.num_tasks} - {chunk}):
+        needs[other] = measure({"tasks_per_chunk": other})
+    fitting = [c for c in _divisors(config.num_tasks) if _predict(needs, c) <= usable]
+    smaller = {} if chunk in fitting or chunk == 1 else {"tasks_per_chunk": 1}
+    rungs = [(rung | smaller, measure(rung | smaller)) for rung in _other_rungs(config)]
+    rungs = [(rung, need) for rung, need in rungs if need.total <= usable]
+    print(f"Recommended: {_recommend(chunk, fitting, rungs)}")
+
+
+def _measure(
+    config, changes: Changes, experiment: Experiment, state: mj.TrainState
+) -> Need:
+    config = SimpleNamespace(**config.flag_values_dict() | changes)
+    step = training_step(config, experiment.problem)
+    traced = trace(config, experiment._replace(step=step), state)
+    flops = matmul_flops(traced.jaxpr) / steps_ahead(config, 0)
+    try:
+        temporaries, total = _bytes(traced.lower().compile())
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        temporaries = total = math.inf  # Some compilers say at once what does not fit.
+    return Need(temporaries, total, flops)
+
+
+def _other_rungs(config) -> list[Changes]:
+    """The rungs of the ladder that are not the one given, and that may help."""
+    if config.learner != "maml" or not config.inner_steps:
+        return []
+    given = {"adjoint": config.adjoint, "remat": config.remat}
+    worth_nesting = config.inner_steps >= 4
+    rungs = [r for r in _LADDER if worth_nesting or r["remat"] != "nested"]
+    return [rung for rung in rungs if rung != given]
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _predict(needs: dict[int, Need], chunk: int) -> float:
+    """The memory for a chunk: on the line through those of one task and of all."""
+    if chunk in needs:
+        return needs[chunk].total
+    first, last = needs[1].total, needs[max(needs)].total
+    return first + (last - first) * (chunk - 1) / (max(needs) - 1)
+
+
+def _recommend(
+    chunk: int, fitting: list[int], rungs: list[tuple[Changes, Need]]
+) -> str:
+    """What to change, of the things that cost the least time."""
+    on_accelerator = jax.default_backend() != "cpu"
+    if fitting and (on_accelerator or chunk not in fitting):
+        best = max(fitting) if on_accelerator else max(c for c in fitting if c < chunk)
+        if best != chunk:
+            return f"--tasks_per_chunk={best}, the largest chunk that fits."
+    if fitting:
+        return "the flags as they are."
+    if rungs:
+        rung, _ = min(rungs, key=lambda rung: rung[1].flops)
+        return f"{_flags(rung)}, the least arithmetic that fits."
+    return "fewer ways, shots or queries, or a smaller model: nothing fits."
+
+
+def advice(config, error: BaseException) -> str:
+    """One line on a run that found no memory: what it was, and what to do."""
+    chunk = config.tasks_per_chunk or config.num_tasks
+    smaller = f"--tasks_per_chunk below {chunk}, " if chunk > 1 else ""
+    return (
+        f"Error: out of memory: {str(error).splitlines()[0]}. Try {smaller}"
+        "--adjoint=mixed_mode or --remat=step, in evaluation --eval_tasks_per_chunk "
+        f"below {config.eval_tasks_per_chunk}; --dry_run says what they need. The same "
+        "--workdir goes on from its last checkpoint."
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def check_memory(compiled: jax.stages.Compiled) -> None:
+    """Refuses a program that the device has no room for.
+
+    The system would not refuse it, but end it half-way without a word.
+
+    Raises:
+      MemoryError: if it needs more memory than there is.
+    """
+    _, total = _bytes(compiled)
+    if total > device_memory():
+        raise MemoryError(
+            f"the training step needs {_size(total)}, the device has "
+            f"{_size(device_memory())}"
+        )
+
+
+def device_memory() -> int:
+    """Bytes of memory of the device; of the machine where that is a CPU."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # No container, or one without a limit.
+        return physical
+
+
+def _bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
+    """Temporaries, and all: results that take an argument's place count once."""
+    memory = compiled.memory_analysis()
+    temporaries = memory.temp_size_in_bytes
+    others = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return temporaries, temporaries + others - memory.alias_size_in_bytes
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 2**20:,.1f} MiB"
+
+
+def _flags(changes: Changes) -> str:
+    return " ".join(f"--{name}={value}" for name, value in changes.items())
