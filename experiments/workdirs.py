@@ -21,6 +21,7 @@ _FREE = (
     "num_test_tasks",
     "eval_tasks_per_chunk",
     "tasks_per_chunk",
+    "num_devices",
     "adjoint",
     "remat",
 )

@@ -44,6 +44,16 @@ def test_the_chunk_changes_neither_tasks_nor_values(meta):
     assert whole.values["loss"].shape == (20,)
 
 
+@pytest.mark.parametrize("num_tasks", [20, 7])  # 7 cannot be divided.
+def test_devices_that_share_the_tasks_change_neither_tasks_nor_values(meta, num_tasks):
+    mesh = mj.estimators.task_mesh(4)
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    one = evaluate(meta, num_tasks=num_tasks)
+    shared = evaluate(jax.device_put(meta, everywhere), num_tasks=num_tasks)
+    assert one.tasks_hash == shared.tasks_hash
+    np.testing.assert_allclose(one.values["loss"], shared.values["loss"], rtol=1e-5)
+
+
 def test_the_hash_names_the_tasks_and_nothing_else(meta):
     first = evaluate(meta)
     other_meta = jax.tree.map(lambda leaf: leaf + 1, meta)

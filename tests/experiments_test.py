@@ -200,6 +200,7 @@ BAD_CONFIGURATIONS = {
     "unknown option": (["--inner_options=momentun=0.9"], "momentun"),
     "NaN meta-gradient": (["--inner_optimizer=adam"], "eps_root"),
     "no GPU": (["--platform=gpu"], "--platform=gpu was asked for"),
+    "too many devices": (["--num_devices=1000"], "choose one of 1"),
     "no run to evaluate": (["--eval_only"], "holds no run to evaluate"),
 }
 
@@ -229,6 +230,19 @@ def test_a_directory_of_another_run_is_not_written_over(run, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     code, _, errors = run(*TINY, f"--workdir={tmp_path / 'mine'}")
     assert code == 2 and "not empty" in errors
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_a_run_is_the_same_on_any_number_of_devices(run, tmp_path, num_devices):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    devices = ["--num_tasks=4", f"--num_devices={num_devices}"]
+    assert run(*TINY, "--num_tasks=4", "--num_devices=4", f"--workdir={whole}")[0] == 0
+    assert run(*TINY, *devices, f"--workdir={parts}")[0] == 0
+    losses = [
+        [line["train/loss"] for line in logs.read_metrics(path / "metrics.jsonl")]
+        for path in (whole, parts)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_directory_that_cannot_be_made_is_named(run, tmp_path):

@@ -1,0 +1,214 @@
+"""The benchmark counts rightly, and its peers compute what metajax computes."""
+
+from functools import lru_cache
+from importlib import import_module
+import json
+import subprocess
+import sys
+
+import jax
+from jax.interpreters.partial_eval import dce_jaxpr
+import numpy as np
+import optax
+import pytest
+
+import metajax as mj
+from metajax.costs import matmul_flops
+from scripts.benchmarks import flops, peers, report
+from scripts.benchmarks.processes import ROOT, Process, Worker, WorkerError
+from scripts.benchmarks.workloads import WORKLOADS, draw_tasks, initial_params, layers
+
+SINUSOID, MNIST = WORKLOADS["sinusoid"], WORKLOADS["mnist"]
+CONV = WORKLOADS["omniglot_5way_1shot"]
+
+
+def tiny(name: str, order: int):
+    """A small workload of the same kind."""
+    full = WORKLOADS[name]
+    return full._replace(
+        name="tiny",
+        hidden=(8,) * len(full.hidden),
+        ways=min(full.ways, 3),
+        shots=2,
+        queries=1,
+        num_tasks=2,
+        inner_steps=1 if full.convolutional else 2,
+        order=order,
+    )
+
+
+@lru_cache
+def first_step(module: str, workload):
+    """Loss and meta-gradient of the first outer step by one implementation."""
+    build = import_module(f"scripts.benchmarks.{module}").build
+    params, tasks = (draw(workload, "float64") for draw in (initial_params, draw_tasks))
+    with jax.enable_x64(True):
+        implementation = build(workload, params, tasks)
+        return {"loss": implementation.run(1), "gradient": implementation.gradient()}
+
+
+@pytest.mark.parametrize(
+    "workload, order", [("sinusoid", 1), ("sinusoid", 2), ("omniglot_5way_1shot", 2)]
+)
+@pytest.mark.parametrize("peer", peers.PEERS)
+def test_peers_compute_what_metajax_computes(peer, workload, order):
+    pytest.importorskip(peers.NEEDS.get(peer, "jax"))
+    workload = tiny(workload, order)
+    ours = first_step("metajax_backprop", workload)
+    theirs = first_step(peers.MODULES[peer], workload)
+    assert theirs["gradient"].keys() == ours["gradient"].keys()
+    assert peers.difference(ours, theirs) < 1e-9
+
+
+@pytest.mark.parametrize("order", [2, 1])
+@pytest.mark.parametrize("workload", [SINUSOID, MNIST._replace(hidden=(7, 6, 5))])
+def test_flops_are_those_of_the_products_in_the_traced_step(workload, order):
+    workload = workload._replace(num_tasks=3, inner_steps=2, order=order)
+    model = mj.models.mlp(workload.hidden, workload.ways)
+    loss = mj.losses.squared_error if workload.regression else mj.losses.cross_entropy
+    learner = mj.maml(
+        model,
+        loss,
+        optax.sgd(workload.inner_rate),
+        workload.inner_steps,
+        adjoint=mj.adjoints.unroll(last=None if order == 2 else 0),
+    )
+    meta_grad = mj.estimators.backprop(mj.query_loss(learner, loss))
+    arrays = [x[0] for x in draw_tasks(workload, "float32")]
+    tasks = mj.Task(mj.Batch(*arrays[:2]), mj.Batch(*arrays[2:]))
+    key = jax.random.key(0)
+    meta = jax.eval_shape(model.init, key, arrays[0][0])
+    program = jax.make_jaxpr(meta_grad)(key, meta, tasks).jaxpr
+    used, _ = dce_jaxpr(program, [True] * len(program.outvars))
+    assert flops.outer_step(workload) == matmul_flops(used)
+
+
+def test_multiplications_of_convolutions_by_hand():
+    counts = [np.prod(layer.kernel_shape) * layer.places for layer in layers(CONV)]
+    assert counts == [
+        9 * 1 * 64 * 14 * 14,
+        9 * 64 * 64 * 7 * 7,
+        9 * 64 * 64 * 4 * 4,
+        9 * 64 * 64 * 2 * 2,
+        64 * 5,
+    ]
+
+
+def test_difference_is_that_of_the_worst_leaf():
+    ours = {"loss": 2.0, "gradient": {"a": np.ones(4), "b": np.full(4, 10.0)}}
+    other = {"loss": 2.0, "gradient": {"a": np.full(4, 1.5), "b": np.full(4, 11.0)}}
+    assert peers.difference(ours, ours) == 0
+    assert peers.difference(ours, other) == pytest.approx(0.5)
+    assert np.isnan(peers.difference(ours, ours | {"loss": np.nan}))
+
+
+def test_tasks_are_what_the_workload_says():
+    workload = tiny("mnist", order=2)
+    tasks = draw_tasks(workload, "float32")
+    assert tasks.support_inputs.shape == (4, 2, 6, 784)
+    np.testing.assert_array_equal(tasks.support_targets[3, 1], [0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(tasks.query_targets[0, 0], [0, 1, 2])
+    support, query = tasks.support_inputs[0, 0], tasks.query_inputs[0, 0]
+    apart = np.abs(query[:, None] - support[None]).mean(
+        -1
+    )  # Few pixels within a class.
+    np.testing.assert_array_equal(apart.argmin(1) // 2, [0, 1, 2])
+
+
+def test_a_process_serves_workers_and_survives_errors():
+    workload = tiny("sinusoid", order=2)
+    with Process("cpu", "float64") as process:
+        worker = Worker(process, "jax_vmap", workload, "float64")
+        start = worker.start()
+        assert start["gradient"]["head/bias"].dtype == np.float64
+        assert peers.difference(first_step("jax_vmap", workload), start) < 1e-9
+        broken = Worker(process, "nothing", workload, "float64")
+        with pytest.raises(WorkerError, match="ModuleNotFoundError: No module named"):
+            broken.start()
+        assert worker.run(3) > 0
+        assert worker.peak_bytes() > 0
+
+
+def test_a_process_that_was_killed_says_so():
+    with Process("cpu") as process:
+        process._process.kill()
+        process._process.wait()
+        process.send("run", "jax_vmap", 1)
+        with pytest.raises(WorkerError, match="ended by signal 9"):
+            process.read()
+
+
+class Clock:
+    """A worker whose steps take a given time, and that notes when it is asked."""
+
+    def __init__(self, seconds: float, asked: list):
+        self.seconds, self.asked = seconds, asked
+
+    def run(self, num_steps: int) -> float:
+        self.asked.append((self, num_steps))
+        if self.seconds is None:
+            raise WorkerError("no memory")
+        return self.seconds * num_steps
+
+
+def test_rounds_take_turns_and_slow_peers_have_fewer(monkeypatch):
+    monkeypatch.setattr(peers, "PAUSE_SECONDS", 0)
+    asked, rows = [], [peers.Row("metajax"), peers.Row("slow"), peers.Row("broken")]
+    ours, slow, broken = (Clock(s, asked) for s in (0.002, 9.0, None))
+    matmul = Clock(0.35, asked)
+    workers = {"metajax": ours, "slow": slow, "broken": broken}
+    assert peers._time(SINUSOID, rows, workers, matmul, rounds=3) == 0.35
+    rounds = [(matmul, 2), (ours, 350), (slow, 1)] * 2 + [(matmul, 2), (ours, 350)]
+    assert asked[-len(rounds) :] == rounds
+    assert rows[2].note == "failed: no memory"
+    peers._summarize(peers._live(rows), floor_seconds=0.001)
+    assert rows[0].matmul_share == pytest.approx(0.5)
+    assert rows[1].ratio == pytest.approx(4500)
+    assert rows[2].ratio is None
+
+
+def test_nothing_is_compared_where_metajax_fails():
+    rows = [peers.Row("metajax", note="failed"), peers.Row("torch_func")]
+    assert peers._live(rows) == []
+
+
+def result() -> dict:
+    """A result as `peers.measure` returns it."""
+    return {
+        "workload": SINUSOID._asdict(),
+        "flops": flops.outer_step(SINUSOID),
+        "matmul_flops_per_second": 1.5e11,
+        "rows": [
+            row("metajax", seconds=0.0005, ratio=1.0, temporary_bytes=2**20),
+            row("torch_func", seconds=0.0046, ratio=9.2, ratio_range=(9.0, 9.5)),
+            vars(peers.Row("higher", note="skipped, for want of higher")),
+        ],
+    }
+
+
+def row(name: str, **found) -> dict:
+    complete = peers.Row(name, error=3e-15, float32_error=1e-6, start_seconds=4.0)
+    some = {"peak_bytes": 2**28, "ratio_range": (1.0, 1.0), "matmul_share": 0.13}
+    return vars(complete) | some | found
+
+
+def test_the_table_says_everything_in_columns():
+    title, header, ours, theirs, skipped = report.table(result()).splitlines()
+    assert "25 tasks of 10 + 10 examples" in title and "150 GFLOP/s" in title
+    assert header.split()[:2] == ["ms", "a"]
+    assert ours.split()[:3] == ["metajax", "0.5", "1.00"]
+    assert theirs.split()[:6] == ["torch_func", "4.6", "9.20", "9.00", "-", "9.50"]
+    assert len(header) == len(ours) == len(theirs)
+    assert skipped == "higher      skipped, for want of higher"
+
+
+def test_the_picture_is_drawn(tmp_path):
+    report.draw([json.loads(json.dumps(result()))], tmp_path / "peers.png")
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_unknown_name_ends_with_those_that_are_known():
+    command = [sys.executable, ROOT / "scripts" / "benchmark.py", "--peers=nobody"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "choose among torch_func, torch_loop, higher, jax_vmap" in ended.stderr
