@@ -30,11 +30,11 @@ import metajax as mj
 
 ROOT = Path(__file__).parents[2]
 
-# By preset: steps of a timing, and how many of them go by between lines of the log.
-STEPS = {
-    "sinusoid": (2500, 500),
-    "omniglot_5way_1shot": (25, 25),
-    "glyphs_5way_1shot": (25, 25),
+# By preset: steps of a timing, steps between lines of the log, and rounds.
+SIZES = {
+    "sinusoid": (1000, 500, 20),
+    "omniglot_5way_1shot": (25, 25, 5),
+    "glyphs_5way_1shot": (25, 25, 5),
 }
 
 
@@ -77,8 +77,8 @@ def table(results: dict[str, Any]) -> str:
 
 def measure(preset: str, data_dir: str, quick: bool) -> dict[str, Any]:
     """Times the variants of one preset, in turn."""
-    steps, log_every_steps = STEPS[preset]
-    steps, rounds = (max(1, steps // 10), 2) if quick else (steps, 5)
+    steps, log_every_steps, rounds = SIZES[preset]
+    steps, rounds = (max(1, steps // 10), 2) if quick else (steps, rounds)
     with tempfile.TemporaryDirectory() as workdir:
         config = few_shot.FLAGS
         config(
