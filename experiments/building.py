@@ -1,5 +1,6 @@
 """From the flags of a run to what it trains, and to where it begins."""
 
+from functools import partial
 import math
 from typing import Any, NamedTuple
 
@@ -77,19 +78,32 @@ def place(config, tree: PyTree) -> PyTree:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def _mesh(config) -> Mesh | None:
-    """The devices that share the tasks: those asked for, or as many as can."""
-    available, chunk = jax.device_count(), config.tasks_per_chunk or 1
-    dividing = [
-        n for n in range(1, available + 1) if config.num_tasks % (n * chunk) == 0
-    ]
-    number = config.num_devices or max(dividing)
-    if number not in dividing:
+def num_devices(config) -> int:
+    """The devices that share the tasks: those asked for, or as many as are of use."""
+    chunk = config.tasks_per_chunk or 1
+    available = range(1, min(jax.device_count(), config.num_tasks) + 1)
+    fitting = [n for n in available if _share(config, n) % chunk == 0]
+    number = config.num_devices or min(fitting, key=partial(_share, config))
+    if number not in fitting:
         raise ValueError(
             f"--num_devices={number} does not do: with {config.num_tasks} tasks in chunks "
-            f"of {chunk}, and {available} devices here, choose one of "
-            f"{', '.join(map(str, dividing))}."
+            f"of {chunk}, and {jax.device_count()} devices here, choose one of "
+            f"{', '.join(map(str, fitting))}."
         )
+    return number
+
+
+def tasks_per_device(config) -> int:
+    """The most tasks that one device takes in an outer step."""
+    return _share(config, num_devices(config))
+
+
+def _share(config, number: int) -> int:
+    return math.ceil(config.num_tasks / number)
+
+
+def _mesh(config) -> Mesh | None:
+    number = num_devices(config)
     return mj.estimators.task_mesh(number) if number > 1 else None
 
 

@@ -10,7 +10,6 @@ import time
 _STARTED = time.time()
 
 import math
-import os
 import sys
 
 from absl import app, flags
@@ -135,12 +134,15 @@ flags.DEFINE_integer("num_tasks", 32, "Tasks an outer step.", 1)
 flags.DEFINE_integer(
     "num_devices",
     None,
-    "Devices that share the tasks, a CPU core being one; as many as divide them, if not "
+    "Devices that share the tasks, a CPU core being one; as many as are of use, if not "
     "set.",
     1,
 )
 flags.DEFINE_integer(
-    "tasks_per_chunk", None, "Tasks held at a time; must divide --num_tasks.", 1
+    "tasks_per_chunk",
+    None,
+    "Tasks that a device holds at a time; must divide --num_tasks.",
+    1,
 )
 flags.DEFINE_integer("num_steps", 1000, "Outer steps.", 0)
 flags.DEFINE_integer("log_every_steps", 100, "Outer steps between lines.", 1)
@@ -228,8 +230,10 @@ def main(argv: list[str]) -> None:
         sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
     import jax  # Like the runner, after the flags, so that --help is quick.
 
+    from experiments import startup
+
     if jax.config.jax_num_cpu_devices < 0:
-        jax.config.update("jax_num_cpu_devices", os.cpu_count())
+        jax.config.update("jax_num_cpu_devices", startup.num_cores())
     from experiments import runner
 
     sys.exit(runner.run(FLAGS, _STARTED))

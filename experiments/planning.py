@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.building import Experiment, build, steps_ahead, trace, training_step
+from experiments.building import (
+    Experiment,
+    build,
+    num_devices,
+    steps_ahead,
+    tasks_per_device,
+    trace,
+    training_step,
+)
 import metajax as mj
 from metajax.costs import matmul_flops
 
@@ -39,11 +47,19 @@ def dry_run(config, device: str) -> None:
     Args:
       config: the flags of the run.
       device: what it runs on, in words.
+
+    Raises:
+      ValueError: if there is no step to compile.
     """
+    if not config.num_steps:
+        raise ValueError("--dry_run needs a training step: set --num_steps above 0.")
+    # The devices stay the same, whatever the chunk.
+    fixed = {"num_devices": num_devices(config)}
+    config = SimpleNamespace(**config.flag_values_dict() | fixed)
     experiment, progress = build(config)
-    usable = _USABLE * device_memory()
-    chunk = config.tasks_per_chunk or config.num_tasks
-    print(f"{device}, {_size(device_memory())} of memory")
+    share, usable = tasks_per_device(config), _USABLE * device_memory()
+    given = config.tasks_per_chunk or share
+    print(f"{device}, {_size(device_memory())} of memory; {share} tasks a device")
     print(f"{'':36s} temporaries      in all  FLOPs a step  fits")
 
     def measure(changes: Changes) -> Need:
@@ -54,25 +70,28 @@ def dry_run(config, device: str) -> None:
         print(f"{sizes} {need.flops:13.2e}  {fits}", flush=True)
         return need
 
-    needs = {chunk: measure({})}
-    for other in sorted({1, config.num_tasks} - {chunk}):
-        needs[other] = measure({"tasks_per_chunk": other})
-    fitting = [c for c in _divisors(config.num_tasks) if _predict(needs, c) <= usable]
-    smaller = {} if chunk in fitting or chunk == 1 else {"tasks_per_chunk": 1}
+    fits = {given: measure({}).total <= usable}
+    for chunk in sorted({1, share} - {given}):
+        fits[chunk] = measure({"tasks_per_chunk": chunk}).total <= usable
+    # Between what fits and what does not, by halves.
+    while between := _between(share, fits):
+        chunk = between[len(between) // 2]
+        fits[chunk] = measure({"tasks_per_chunk": chunk}).total <= usable
+    smaller = {} if fits[given] or given == 1 else {"tasks_per_chunk": 1}
     rungs = [(rung | smaller, measure(rung | smaller)) for rung in _other_rungs(config)]
     rungs = [(rung, need) for rung, need in rungs if need.total <= usable]
-    print(f"Recommended: {_recommend(chunk, fitting, rungs)}")
+    print(f"Recommended: {_recommend(given, fits, rungs)}")
 
 
 def _measure(
     config, changes: Changes, experiment: Experiment, state: mj.TrainState
 ) -> Need:
-    config = SimpleNamespace(**config.flag_values_dict() | changes)
+    config = SimpleNamespace(**vars(config) | changes)
     step = training_step(config, experiment.problem)
     traced = trace(config, experiment._replace(step=step), state)
     flops = matmul_flops(traced.jaxpr) / steps_ahead(config, 0)
     try:
-        temporaries, total = _bytes(traced.lower().compile())
+        temporaries, total = _bytes(traced.lower().compile(), config)
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -90,28 +109,22 @@ def _other_rungs(config) -> list[Changes]:
     return [rung for rung in rungs if rung != given]
 
 
-def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
-
-
-def _predict(needs: dict[int, Need], chunk: int) -> float:
-    """The memory for a chunk: on the line through those of one task and of all."""
-    if chunk in needs:
-        return needs[chunk].total
-    first, last = needs[1].total, needs[max(needs)].total
-    return first + (last - first) * (chunk - 1) / (max(needs) - 1)
+def _between(share: int, fits: dict[int, bool]) -> list[int]:
+    """The chunks larger than the largest that fits, but smaller than all that do not."""
+    low = max((chunk for chunk in fits if fits[chunk]), default=share)
+    high = min((chunk for chunk in fits if not fits[chunk]), default=0)
+    return [chunk for chunk in range(low + 1, high) if share % chunk == 0]
 
 
 def _recommend(
-    chunk: int, fitting: list[int], rungs: list[tuple[Changes, Need]]
+    given: int, fits: dict[int, bool], rungs: list[tuple[Changes, Need]]
 ) -> str:
     """What to change, of the things that cost the least time."""
+    best = max((chunk for chunk in fits if fits[chunk]), default=None)
     on_accelerator = jax.default_backend() != "cpu"
-    if fitting and (on_accelerator or chunk not in fitting):
-        best = max(fitting) if on_accelerator else max(c for c in fitting if c < chunk)
-        if best != chunk:
-            return f"--tasks_per_chunk={best}, the largest chunk that fits."
-    if fitting:
+    if best and best != given and (on_accelerator or not fits[given]):
+        return f"--tasks_per_chunk={best}, the largest chunk that fits."
+    if best:
         return "the flags as they are."
     if rungs:
         rung, _ = min(rungs, key=lambda rung: rung[1].flops)
@@ -121,10 +134,11 @@ def _recommend(
 
 def advice(config, error: BaseException) -> str:
     """One line on a run that found no memory: what it was, and what to do."""
-    chunk = config.tasks_per_chunk or config.num_tasks
+    reason = str(error).partition("\n")[0] or "a request was refused"
+    chunk = config.tasks_per_chunk or tasks_per_device(config)
     smaller = f"--tasks_per_chunk below {chunk}, " if chunk > 1 else ""
     return (
-        f"Error: out of memory: {str(error).splitlines()[0]}. Try {smaller}"
+        f"Error: out of memory: {reason}. Try {smaller}"
         "--adjoint=mixed_mode or --remat=step, in evaluation --eval_tasks_per_chunk "
         f"below {config.eval_tasks_per_chunk}; --dry_run says what they need. The same "
         "--workdir goes on from its last checkpoint."
@@ -135,15 +149,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
-def check_memory(compiled: jax.stages.Compiled) -> None:
-    """Refuses a program that the device has no room for.
+def check_memory(compiled: jax.stages.Compiled, config) -> None:
+    """Refuses a training step that the device has no room for.
 
     The system would not refuse it, but end it half-way without a word.
+
+    Args:
+      compiled: the program of the step.
+      config: the flags of the run.
 
     Raises:
       MemoryError: if it needs more memory than there is.
     """
-    _, total = _bytes(compiled)
+    _, total = _bytes(compiled, config)
     if total > device_memory():
         raise MemoryError(
             f"the training step needs {_size(total)}, the device has "
@@ -163,12 +181,17 @@ def device_memory() -> int:
         return physical
 
 
-def _bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
-    """Temporaries, and all: results that take an argument's place count once."""
+def _bytes(compiled: jax.stages.Compiled, config) -> tuple[int, int]:
+    """Temporaries, and all: results that take an argument's place count once.
+
+    Each device has its own, but those of a CPU share one memory.
+    """
+    times = num_devices(config) if jax.default_backend() == "cpu" else 1
     memory = compiled.memory_analysis()
     temporaries = memory.temp_size_in_bytes
     others = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return temporaries, temporaries + others - memory.alias_size_in_bytes
+    total = temporaries + others - memory.alias_size_in_bytes
+    return times * temporaries, times * total
 
 
 def _size(num_bytes: float) -> str:

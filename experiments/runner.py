@@ -58,7 +58,7 @@ def _run(config, clock: startup.Clock) -> int:
             raise ValueError(f"{workdir} has no checkpoint to evaluate yet.")
         if saved:
             progress = building.place(config, saved)
-        # Finds what cannot be differentiated, before anything is compiled or written.
+        # Finds what cannot be differentiated, before it is compiled or anything written.
         program = building.trace(config, experiment, progress.state)
         if not config.eval_only:
             workdirs.claim(config, workdir)
@@ -71,7 +71,7 @@ def _run(config, clock: startup.Clock) -> int:
         return 0
     workdirs.write_record(workdir, device)
     if int(progress.state.step) < config.num_steps:
-        planning.check_memory(program.lower().compile())
+        planning.check_memory(program.lower().compile(), config)
     progress, finished = train(config, workdir, experiment, progress, clock)
     checkpoints.save(workdir / "checkpoints", int(progress.state.step), progress)
     if not finished:

@@ -27,9 +27,9 @@ def use_cache(directory: str | None) -> None:
       directory: where to, or "none"; None takes JAX's own setting, or else
         `$XDG_CACHE_HOME/metajax/compiled`.
     """
-    jax.config.update("jax_enable_compilation_cache", directory != "none")
-    named = directory or jax.config.jax_compilation_cache_dir
-    if directory == "none" or (named and not directory):
+    if directory == "none":
+        jax.config.update("jax_enable_compilation_cache", False)
+    if directory == "none" or (not directory and jax.config.jax_compilation_cache_dir):
         return
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     path = (
@@ -60,12 +60,19 @@ def _processor() -> str:
 
 def _trim(directory: Path, num_bytes: int) -> None:
     """Removes the oldest files of a directory until it holds no more than so many bytes."""
-    files = [(path.stat(), path) for path in directory.iterdir()]
+    files = [(path.stat(), path) for path in directory.iterdir() if path.is_file()]
     files.sort(key=lambda file: file[0].st_mtime, reverse=True)
     for stat, path in files:
         num_bytes -= stat.st_size
         if num_bytes < 0:
             path.unlink(missing_ok=True)
+
+
+def num_cores() -> int:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Clock:

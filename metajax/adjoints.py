@@ -20,6 +20,10 @@ from metajax.base import Adjoint, Args, InnerLoss, Params
 
 Remat = Literal["none", "step", "nested"]
 
+# Inner steps that are compiled one after another: the arrays that a loop would stack for
+# the backward pass stay where they are, but each step takes its time to compile.
+_MOST_UNROLLED = 8
+
 
 def unroll(last: int | None = None, *, remat: Remat = "none") -> Adjoint:
     """Differentiates through the steps of the inner loop, or through the last of them.
@@ -81,7 +85,9 @@ def mixed_mode(last: int | None = None, *, remat: Remat = "step") -> Adjoint:
 
     Returns:
       An adjoint. Gradients flow to `params`, to `args`, to what the optimizer was built
-      from and to what the loss closes over, in reverse mode alone.
+      from and to what the loss closes over, in reverse mode alone. It takes the inner
+      gradient for the true one: where a `custom_vjp` of the loss makes it another
+      (straight-through rounding, gradient clipping), `unroll` and this differ.
 
     Raises:
       ValueError: as `unroll`.
@@ -136,7 +142,7 @@ def _adjoint(name: str, grad, last: int | None, remat: Remat) -> Adjoint:
     return adjoint
 
 
-def _mixed_grad(loss: InnerLoss) -> InnerLoss:
+def _mixed_grad(loss: InnerLoss) -> Callable[[Params, Args], Params]:
     """`jax.grad(loss)` with a derivative that keeps nothing but its arguments."""
 
     def gradient(params: Params, args: Args) -> Params:
@@ -179,8 +185,7 @@ _forward_over_reverse.defvjp(_keep_arguments, _product)
 def _repeat(step, carry, num_steps: int, remat: Remat):
     """Applies `step` to `carry` a number of times, as one compiled loop or a nest."""
     if remat == "none":
-        # A loop of one step would give every task its own copy of the first params.
-        return step(carry) if num_steps == 1 else _scan(step, carry, num_steps)
+        return _scan(step, carry, num_steps, unroll=num_steps <= _MOST_UNROLLED)
     saved = jax.checkpoint_policies.save_only_these_names("inner_gradient")
     step = jax.checkpoint(step, prevent_cse=False, policy=saved)
     if remat == "step":
@@ -197,14 +202,14 @@ def _repeat(step, carry, num_steps: int, remat: Remat):
     return _scan(step, carry, num_steps=num_steps % length)
 
 
-def _scan(step, carry, num_steps: int):
+def _scan(step, carry, num_steps: int, unroll: bool = False):
     if not num_steps:
         return carry
 
     def body(carry, _):
         return step(carry), None
 
-    return jax.lax.scan(body, carry, length=num_steps)[0]
+    return jax.lax.scan(body, carry, length=num_steps, unroll=unroll)[0]
 
 
 def _check_derivative(optimizer: optax.GradientTransformation, params: Params) -> None:

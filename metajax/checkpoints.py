@@ -63,7 +63,7 @@ def restore(directory: Path, like: PyTree) -> PyTree | None:
     Args:
       directory: where the checkpoints of one run are.
       like: a tree of the structure, shapes and dtypes that were saved; shapes without
-        arrays will do.
+        arrays will do. What is loaded goes to the devices that hold it.
 
     Returns:
       The tree, or None if there is no checkpoint.
@@ -74,10 +74,13 @@ def restore(directory: Path, like: PyTree) -> PyTree | None:
     if not directory.exists():
         return None
     ocp = _orbax()
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like
-    )
+    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def shape(leaf):
+        sharding = getattr(leaf, "sharding", None) or one_device
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    abstract = jax.tree.map(shape, like)
     with ocp.training.Checkpointer(directory.absolute()) as checkpointer:
         if checkpointer.latest is None:
             return None

@@ -84,8 +84,9 @@ def evaluate(
 
 def _divide(indices: np.ndarray, meta: MetaParams) -> jax.Array | np.ndarray:
     """Divides tasks among the devices that hold `meta`, if several do."""
-    sharding = jax.tree.leaves(meta)[0].sharding
-    if len(sharding.device_set) == 1 or len(indices) % len(sharding.device_set):
+    leaves = jax.tree.leaves(meta)
+    sharding = getattr(leaves[0], "sharding", None) if leaves else None
+    if not isinstance(sharding, NamedSharding) or len(indices) % sharding.mesh.size:
         return indices
     each = PartitionSpec(sharding.mesh.axis_names)
     return jax.device_put(indices, NamedSharding(sharding.mesh, each))

@@ -14,6 +14,7 @@ Writes a table, JSON and a picture for each. Needs no network.
 from functools import partial
 import importlib
 import multiprocessing
+import os
 from pathlib import Path
 import signal
 import sys
@@ -33,6 +34,7 @@ def _peers(description: dict, out: Path) -> str:
 
 def _alone(name: str, description: dict, out: Path) -> str:
     """Runs a suite in a process of its own, since it sets up JAX in its own way."""
+    os.environ["JAX_PLATFORMS"] = description["platform"]
     with multiprocessing.get_context("spawn").Pool(1) as process:
         found = process.apply(_measure, (name, out, _QUICK.value))
     text = f"{machine.lines(description)}\n\n{found}"

@@ -167,9 +167,30 @@ def test_rounds_take_turns_and_slow_peers_have_fewer(monkeypatch):
     assert rows[2].ratio is None
 
 
-def test_nothing_is_compared_where_metajax_fails():
-    rows = [peers.Row("metajax", note="failed"), peers.Row("torch_func")]
-    assert peers._live(rows) == []
+class Failing:
+    """A worker that does not start if it is metajax's."""
+
+    def __init__(self, process, module, workload, dtype):
+        self.fails = module == "metajax_backprop"
+
+    def start(self):
+        if self.fails:
+            raise peers.WorkerError("no memory")
+
+
+@pytest.mark.parametrize("fails", ["in float64", "in float32"])
+def test_nothing_is_compared_where_metajax_fails(monkeypatch, fails):
+    monkeypatch.setattr(peers, "processes", lambda *_: iter("abcdefgh"))
+    monkeypatch.setattr(peers, "Worker", Failing)
+    if fails == "in float32":
+        monkeypatch.setattr(peers, "_check", lambda *_: None)
+    monkeypatch.setattr(peers, "_time", lambda *_: 1.0)
+    found = peers.measure(SINUSOID, ["jax_vmap"], 1, "cpu")
+    assert report.table(found).splitlines()[1:] == [
+        "          ms a step  x metajax  range  matmul  start s  peak MiB  temp MiB  error",
+        "metajax   failed: no memory",
+        "jax_vmap  not compared, since metajax failed",
+    ]
 
 
 def result() -> dict:

@@ -82,10 +82,20 @@ def test_devices_meet_once_a_step_and_share_the_drawing_of_tasks(inputs):
     assert f"f32[{NUM_TASKS},{tasks[0].size}]" not in text
 
 
-def test_tasks_that_cannot_be_divided_are_refused(inputs):
-    mesh = estimators.task_mesh(4)
+@pytest.mark.parametrize("num_tasks", [1, 6, 10])
+def test_devices_share_any_number_of_tasks(inputs, num_tasks):
     key, meta, tasks = inputs
-    with pytest.raises(ValueError, match="10 tasks cannot be divided among 4 devices"):
-        estimators.backprop(objective, mesh=mesh)(key, meta, tasks[:10])
+    mesh, few = estimators.task_mesh(4), tasks[:num_tasks]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        estimators.backprop(objective)(key, meta, few),
+        estimators.backprop(objective, mesh=mesh)(key, meta, few),
+    )
+
+
+def test_devices_that_are_not_there_and_chunks_that_do_not_divide_are_refused(inputs):
+    with pytest.raises(ValueError, match="choose 1 to 4 devices"):
+        estimators.task_mesh(5)
+    mesh = estimators.task_mesh(4)
     with pytest.raises(ValueError, match="does not divide the 3 tasks of a device"):
         estimators.backprop(objective, tasks_per_chunk=2, mesh=mesh)(*inputs)

@@ -69,57 +69,65 @@ def matmul(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
       `[rows, columns]`.
     """
     dtype = jnp.result_type(lhs, rhs)
-    return _bind("nn", lhs.astype(dtype), rhs.astype(dtype))
+    precision = jax.config.jax_default_matmul_precision
+    return _bind("nn", precision, lhs.astype(dtype), rhs.astype(dtype))
 
 
-def _multiply(lhs: jax.Array, rhs: jax.Array, *, form: str) -> jax.Array:
+def _multiply(lhs: jax.Array, rhs: jax.Array, *, form: str, precision) -> jax.Array:
     """Any of the three forms; further axes, in front, are those of tasks."""
+    einsum = partial(jnp.einsum, precision=precision)
     if form == "nn":
-        return jnp.einsum("...mk,...kn->...mn", lhs, rhs)
+        return einsum("...mk,...kn->...mn", lhs, rhs)
     if form == "nt":
-        return jnp.einsum("...mn,...kn->...mk", lhs, rhs)
+        return einsum("...mn,...kn->...mk", lhs, rhs)
     (rows, inner), columns = lhs.shape[-2:], rhs.shape[-1]
+    # The barriers keep XLA from taking the transpositions back into the products.
+    barrier = jax.lax.optimization_barrier
     if rows * inner <= (rows + inner) * columns:
-        return jnp.einsum("...mk,...mn->...kn", lhs, rhs)
-    return jnp.swapaxes(jnp.einsum("...mk,...mn->...nk", lhs, rhs), -1, -2)
+        lhs = barrier(jnp.swapaxes(lhs, -1, -2))
+        return einsum("...km,...mn->...kn", lhs, rhs)
+    product = barrier(einsum("...mk,...mn->...nk", lhs, rhs))
+    return jnp.swapaxes(product, -1, -2)
 
 
-def _shape(lhs, rhs, *, form):
-    product = jax.eval_shape(partial(_multiply, form=form), lhs, rhs)
+def _shape(lhs, rhs, *, form, precision):
+    product = jax.eval_shape(
+        partial(_multiply, form=form, precision=precision), lhs, rhs
+    )
     return jax.core.ShapedArray(product.shape, product.dtype)
 
 
-def _bind(form, lhs, rhs):
-    return _product.bind(lhs, rhs, form=form)
+def _bind(form, precision, lhs, rhs):
+    return _product.bind(lhs, rhs, form=form, precision=precision)
 
 
-def _lhs_cotangent(direction, lhs, rhs, *, form):
+def _lhs_cotangent(direction, lhs, rhs, *, form, precision):
     del lhs
     if form == "tn":
-        return _bind("nt", rhs, direction)
-    return _bind("nt" if form == "nn" else "nn", direction, rhs)
+        return _bind("nt", precision, rhs, direction)
+    return _bind("nt" if form == "nn" else "nn", precision, direction, rhs)
 
 
-def _rhs_cotangent(direction, lhs, rhs, *, form):
+def _rhs_cotangent(direction, lhs, rhs, *, form, precision):
     del rhs
     if form == "nt":
-        return _bind("tn", direction, lhs)
-    return _bind("tn" if form == "nn" else "nn", lhs, direction)
+        return _bind("tn", precision, direction, lhs)
+    return _bind("tn" if form == "nn" else "nn", precision, lhs, direction)
 
 
-def _batch(arguments, axes, *, form):
+def _batch(arguments, axes, *, form, precision):
     """Adds an axis of tasks in front; with a shared `rhs` tasks are more rows."""
     (lhs, rhs), (lhs_axis, rhs_axis) = arguments, axes
     if rhs_axis is None and form != "tn" and lhs.ndim == 3:
         lhs = jnp.moveaxis(lhs, lhs_axis, 0)
-        product = _bind(form, lhs.reshape(-1, lhs.shape[-1]), rhs)
+        product = _bind(form, precision, lhs.reshape(-1, lhs.shape[-1]), rhs)
         return product.reshape(*lhs.shape[:2], -1), 0
     size = next(x.shape[a] for x, a in zip(arguments, axes) if a is not None)
     lhs, rhs = (
         jnp.broadcast_to(x, (size, *x.shape)) if a is None else jnp.moveaxis(x, a, 0)
         for x, a in zip(arguments, axes)
     )
-    return _bind(form, lhs, rhs), 0
+    return _bind(form, precision, lhs, rhs), 0
 
 
 _product = Primitive("matrix_product")

@@ -42,7 +42,8 @@ class Dense(nn.Module):
         shape = (inputs.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return matmul(inputs, kernel) + bias.reshape(1, -1)
+        outputs = matmul(inputs.reshape(-1, inputs.shape[-1]), kernel) + bias[None]
+        return outputs.reshape(*inputs.shape[:-1], self.features)
 
 
 class Normalize(nn.Module):

@@ -2,11 +2,12 @@
 
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-import os
 from pathlib import Path
 import platform
 import subprocess
 from typing import Any
+
+from experiments import startup
 
 from .processes import ROOT, Process, Worker, WorkerError
 from .workloads import WORKLOADS
@@ -36,7 +37,7 @@ def describe(wanted: str) -> dict[str, Any]:
         "platform": found["platform"],
         "device": found["device"],
         "cpu": _cpu(),
-        "cores": os.cpu_count(),
+        "cores": startup.num_cores(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

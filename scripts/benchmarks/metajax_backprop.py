@@ -1,52 +1,28 @@
 """metajax, as a user would call it, with the settings that were found to be fastest."""
 
-import math
-import os
-from typing import NamedTuple
-
 from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import startup
 import metajax as mj
-from metajax.base import Adjoint
 
 from .implementation import LEARNING_RATE, Implementation
 from .jax_loop import compile_loop
 from .workloads import Tasks, Workload
 
 
-class Settings(NamedTuple):
-    """What leaves the result as it is, but not time and memory."""
-
-    tasks_per_chunk: int | None = None
-    device_per_core: bool = False  # Tasks are divided among them.
-    adjoint: Adjoint = mj.adjoints.unroll()
-
-
-# On a CPU, by the name of the second-order workload.
-SETTINGS = {
-    "omniglot_5way_1shot": Settings(tasks_per_chunk=1, device_per_core=True),
-    "omniglot_5way_1shot_5steps": Settings(tasks_per_chunk=1, device_per_core=True),
-    "omniglot_20way_5shot": Settings(tasks_per_chunk=1, device_per_core=True),
-}
-
-
 def build(
     workload: Workload, params: dict[str, np.ndarray], tasks: Tasks
 ) -> Implementation:
-    """Meta-training by metajax."""
-    settings = SETTINGS.get(workload.name.removesuffix("_first_order"), Settings())
-    num_devices = 1
-    if settings.device_per_core:
-        num_devices = math.gcd(os.cpu_count(), workload.num_tasks)
-        jax.config.update("jax_num_cpu_devices", num_devices)
-    if jax.default_backend() != "cpu":
-        settings, num_devices = Settings(), 1
-    second_order = workload.order == 2
-    adjoint = settings.adjoint if second_order else mj.adjoints.unroll(last=0)
+    """Meta-training by metajax; convolutions on a CPU one task at a time on each core."""
+    if jax.config.jax_num_cpu_devices < 0:
+        jax.config.update("jax_num_cpu_devices", startup.num_cores())
+    divided = workload.convolutional and jax.default_backend() == "cpu"
+    num_devices = min(jax.device_count(), workload.num_tasks) if divided else 1
+    adjoint = mj.adjoints.unroll(last=None if workload.order == 2 else 0)
     if workload.convolutional:
         model = mj.models.conv4(workload.ways, width=workload.hidden[0])
     else:
@@ -59,10 +35,9 @@ def build(
         workload.inner_steps,
         adjoint=adjoint,
     )
-    share = workload.num_tasks // num_devices
     estimator = mj.estimators.backprop(
         mj.query_loss(learner, loss),
-        tasks_per_chunk=math.gcd(settings.tasks_per_chunk or share, share),
+        tasks_per_chunk=1 if divided else None,
         mesh=mj.estimators.task_mesh(num_devices) if num_devices > 1 else None,
     )
     optimizer = optax.adam(LEARNING_RATE)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from experiments import building, few_shot, runner, startup
 import metajax as mj
 
-ROOT = Path(__file__).parents[2]
+from .processes import ROOT, WorkerError
 
 # By preset: steps of a timing, steps between lines of the log, and rounds.
 SIZES = {
@@ -38,24 +38,28 @@ SIZES = {
 }
 
 
-def run(out: Path, quick: bool, data_dir: str | None = None) -> dict[str, Any]:
+def run(out: Path, quick: bool) -> dict[str, Any]:
     """Measures the presets, each in a process of its own, and keeps what was found.
 
     Args:
       out: where `train.json` is written.
       quick: whether to take a tenth of the steps, twice.
-      data_dir: TFDS data with a prepared Omniglot; where there is none, drawn glyphs
-        take its place.
 
     Returns:
       By preset, the seconds a step of each variant and their ratios to the bare step.
+      Where `$TFDS_DATA_DIR` has no Omniglot, drawn glyphs take its place.
+
+    Raises:
+      WorkerError: if such a process fails.
     """
-    directory = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "absent")
+    directory = Path(os.environ.get("TFDS_DATA_DIR") or "absent")
     images = "omniglot" if (directory / "omniglot").is_dir() else "glyphs"
     results = {}
     for preset in ("sinusoid", f"{images}_5way_1shot"):
         command = [sys.executable, "-m", __name__, preset, str(directory), str(quick)]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE)
+        if done.returncode:
+            raise WorkerError(f"{preset} ended with exit code {done.returncode}.")
         results[preset] = json.loads(done.stdout.splitlines()[-1])
     (out / "train.json").write_text(json.dumps(results, indent=1) + "\n")
     return results
@@ -76,7 +80,8 @@ def table(results: dict[str, Any]) -> str:
 
 
 def measure(preset: str, data_dir: str, quick: bool) -> dict[str, Any]:
-    """Times the variants of one preset, in turn."""
+    """Times the variants of one preset, in turn, on a device a core as in the runner."""
+    jax.config.update("jax_num_cpu_devices", startup.num_cores())
     steps, log_every_steps, rounds = SIZES[preset]
     steps, rounds = (max(1, steps // 10), 2) if quick else (steps, rounds)
     with tempfile.TemporaryDirectory() as workdir:
