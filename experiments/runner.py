@@ -221,6 +221,8 @@ def _report(config, workdir, experiment, progress) -> None:
     """Tests the best parameters, and writes the table, every value, and pictures."""
     from experiments import pictures
 
+    if not config.num_steps:  # Else training has drawn them.
+        _draw_tasks(experiment, workdir)
     results = _test(config, experiment, progress)
     summary = _summary(config, progress, results)
     pictures.curves(workdir / "metrics.jsonl", workdir / "curves.png")

@@ -60,14 +60,24 @@ def check(config, workdir: Path) -> None:
 
 
 def differences(config, workdir: Path, ignore: tuple[str, ...] = ()) -> list[str]:
-    """The lines in which the flags and those that a run has recorded differ."""
+    """The lines in which the flags and those that a run has recorded differ.
+
+    Flags that the run did not know yet count where they are not at their defaults.
+    """
     recorded = (workdir / "run.flags").read_text().splitlines()
-    lines = set(recorded) ^ set(settings(config).values())
-    return sorted(
+    known = {_name(config, line) for line in recorded}
+    current = {
         line
-        for line in lines
-        if line.lstrip("-").split("=")[0].removeprefix("no") not in ignore
-    )
+        for name, line in settings(config).items()
+        if name in known or config[name].value != config[name].default
+    }
+    differing = set(recorded) ^ current
+    return sorted(line for line in differing if _name(config, line) not in ignore)
+
+
+def _name(config, line: str) -> str:
+    name = line.lstrip("-").split("=")[0]
+    return name if name in config else name.removeprefix("no")
 
 
 def claim(config, workdir: Path) -> None:

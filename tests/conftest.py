@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 import shutil
+import sys
 
+from absl import flags
+from absl.testing import flagsaver
 import jax
 import pytest
 
@@ -49,3 +52,29 @@ def copied(data_dir, tmp_path):
     for file in (data_dir / "omniglot" / "3.0.0").iterdir():
         shutil.copyfile(file, target / file.name)
     return tmp_path / "copied"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the runner in this process: arguments -> exit code, output, errors."""
+    # It defines flags, which flagsaver would forget were it imported meanwhile.
+    from array_record.python import array_record_data_source  # noqa: F401
+
+    from experiments import few_shot, runner
+
+    def run(*arguments):
+        command = ["few_shot", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        with flagsaver.flagsaver():
+            few_shot.FLAGS.unparse_flags()
+            for name in few_shot.FLAGS:
+                few_shot.FLAGS[name].unparse()
+            try:
+                few_shot.FLAGS(command)
+            except flags.Error as error:
+                return 1, "", str(error)
+            code = runner.run(few_shot.FLAGS)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -54,6 +54,18 @@ def test_devices_that_share_the_tasks_change_neither_tasks_nor_values(meta, num_
     np.testing.assert_allclose(one.values["loss"], shared.values["loss"], rtol=1e-5)
 
 
+def test_meta_parameters_may_be_numpy_arrays_or_none_at_all(meta):
+    plain = evaluate(jax.device_get(meta)).values["loss"]
+    np.testing.assert_array_equal(plain, evaluate(meta).values["loss"])
+
+    def mean_target(key, meta, task):
+        return None, {"mean": jnp.mean(task.query.targets)}
+
+    key = jax.random.key(0)
+    result = mj.evaluate(mean_target, (), SAMPLER, key=key, num_tasks=3)
+    assert result.values["mean"].shape == (3,)
+
+
 def test_the_hash_names_the_tasks_and_nothing_else(meta):
     first = evaluate(meta)
     other_meta = jax.tree.map(lambda leaf: leaf + 1, meta)

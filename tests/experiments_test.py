@@ -5,9 +5,6 @@ from pathlib import Path
 import subprocess
 import sys
 
-from absl import flags
-from absl.testing import flagsaver
-from array_record.python import array_record_data_source  # noqa: F401
 import numpy as np
 import pytest
 
@@ -27,29 +24,6 @@ SHORT = [
     "--platform=cpu",
 ]
 TINY = ["--data=sinusoid", "--shots=5", "--queries=5", "--hidden=4", *SHORT]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the runner in this process: arguments -> exit code, output, errors."""
-
-    def run(*arguments):
-        command = ["few_shot", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", command)
-        # It forgets flags defined meanwhile: array_record's are, by the import above.
-        with flagsaver.flagsaver():
-            few_shot.FLAGS.unparse_flags()
-            for name in few_shot.FLAGS:
-                few_shot.FLAGS[name].unparse()
-            try:
-                few_shot.FLAGS(command)
-            except flags.Error as error:
-                return 1, "", str(error)
-            code = runner.run(few_shot.FLAGS)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_a_run_leaves_everything_in_its_directory(run, tmp_path):
@@ -97,6 +71,19 @@ def test_a_saved_run_is_evaluated_alone_with_its_own_flags(run, tmp_path):
     assert before == {p: p.read_bytes() for p in before}
     code, _, errors = run(*again, "--tasks_per_chunk=4")
     assert code == 2 and "must divide" in errors
+
+
+def test_a_run_from_before_a_flag_is_evaluated_as_the_same(run, tmp_path):
+    workdir = tmp_path / "run"
+    assert run(*TINY, f"--workdir={workdir}")[0] == 0
+    lines = (workdir / "run.flags").read_text().splitlines()
+    assert "--adjoint=unroll" in lines
+    older = [line for line in lines if line != "--adjoint=unroll"]
+    (workdir / "run.flags").write_text("\n".join(older))
+    code, _, errors = run("--eval_only", f"--workdir={workdir}", "--remat=step")
+    assert code == 0, errors
+    (result,) = workdir.glob("eval-*.json")
+    assert json.loads(result.read_text())["changed"] == ["--remat=none", "--remat=step"]
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(run, tmp_path, monkeypatch):
@@ -149,6 +136,7 @@ def test_the_flags_list_what_the_registry_has():
         "data": components.DATA,
         "model": components.MODELS,
         "learner": components.LEARNERS,
+        "adjoint": components.ADJOINTS,
     }.items():
         assert few_shot.FLAGS[name].parser.enum_values == list(registry)
 

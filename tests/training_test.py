@@ -147,6 +147,33 @@ def test_an_update_that_is_not_finite_is_not_applied(parts):
     assert_equal(state.meta, before)
 
 
+def test_devices_share_training_and_the_drawing_of_tasks_in_one_program(
+    parts, tmp_path
+):
+    learner, one_device = parts
+    objective = mj.query_loss(learner, losses.squared_error)
+    mesh = mj.estimators.task_mesh(4)
+    step = mj.train_step(mj.estimators.backprop(objective, mesh=mesh), OPTIMIZER)
+    state = jax.device_put(start(learner), jax.NamedSharding(mesh, jax.P()))
+    checkpoints.save(tmp_path / "saved", 0, state)
+    expected, _ = mj.train(
+        one_device, start(learner), SAMPLER, num_tasks=8, num_steps=4
+    )
+    compiled = mj.training.trace(step, state, SAMPLER, num_tasks=8, num_steps=2)
+    text = compiled.lower().compile().as_text()
+    assert text.count(" all-reduce(") == 1 and "all-gather" not in text
+    programs = mj.training._train._cache_size()
+    state = checkpoints.restore(tmp_path / "saved", like=state)
+    for _ in range(2):
+        state, _ = mj.train(step, state, SAMPLER, num_tasks=8, num_steps=2)
+    assert mj.training._train._cache_size() == programs + 1
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        state.meta,
+        expected.meta,
+    )
+
+
 def test_arrays_of_the_sampler_are_arguments_of_the_program(parts):
     images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1)).astype(np.uint8)
     sampler = mj.data.FewShot(mj.data.from_arrays(images, np.arange(60) % 6), 5, 1, 1)

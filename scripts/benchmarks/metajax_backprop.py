@@ -17,10 +17,10 @@ from .workloads import Tasks, Workload
 def build(
     workload: Workload, params: dict[str, np.ndarray], tasks: Tasks
 ) -> Implementation:
-    """Meta-training by metajax; convolutions on a CPU one task at a time on each core."""
+    """Meta-training by metajax; images on a CPU one task at a time on each core."""
     if jax.config.jax_num_cpu_devices < 0:
         jax.config.update("jax_num_cpu_devices", startup.num_cores())
-    divided = workload.convolutional and jax.default_backend() == "cpu"
+    divided = not workload.regression and jax.default_backend() == "cpu"
     num_devices = min(jax.device_count(), workload.num_tasks) if divided else 1
     adjoint = mj.adjoints.unroll(last=None if workload.order == 2 else 0)
     if workload.convolutional:

@@ -180,3 +180,13 @@ def test_only_small_operands_are_transposed_in_second_order():
     )
     assert shapes
     assert all(int(m) * int(n) < rows * inner for m, n in shapes)
+
+
+def test_precision_is_that_of_where_the_product_is_traced():
+    def product(a, b):
+        with jax.default_matmul_precision("highest"):
+            return jnp.sum(matmul(a, b))
+
+    matrix = jax.ShapeDtypeStruct((3, 3), jnp.float32)
+    text = jax.jit(jax.grad(product, argnums=(0, 1))).lower(matrix, matrix).as_text()
+    assert text.count("dot_general") == text.count("HIGHEST, HIGHEST") == 2

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.models.layers import Conv, Normalize, check_normalization
+from metajax.models.layers import Conv, Dense, Normalize, check_normalization
 
 STRIDES = [(1, 1), (2, 2), (2, 1)]
 PROTOCOLS = ["transductive", "support", "layer", "group", "none"]
@@ -36,6 +36,20 @@ def test_conv_equals_flax_conv_with_the_same_params(use_bias):
         ours.apply({"params": params}, inputs),
         flax.apply({"params": params}, inputs),
         atol=1e-5,
+    )
+
+
+def test_dense_takes_any_leading_axes_as_flax_does():
+    inputs = _normal(0, 2, 3, 4)
+    params = {"kernel": _normal(1, 4, 5), "bias": _normal(2, 5)}
+
+    def gradient(module):
+        return jax.grad(lambda p: jnp.sum(module.apply({"params": p}, inputs) ** 2))
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        gradient(Dense(5))(params),
+        gradient(nn.Dense(5))(params),
     )
 
 

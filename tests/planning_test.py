@@ -1,0 +1,101 @@
+"""What the runner says of memory, before training and when there is none."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from experiments import planning, runner
+
+SMALL = [
+    "--data=sinusoid",
+    "--shots=2",
+    "--queries=2",
+    "--hidden=4",
+    "--platform=cpu",
+    "--dry_run",
+]
+
+
+@pytest.fixture
+def needs(monkeypatch):
+    """Takes 100 bytes for each task in a chunk, half as many if steps are recomputed."""
+
+    def measure(config, changes, experiment, state):
+        config = vars(config) | changes
+        chunk = config["tasks_per_chunk"] or config["num_tasks"] // 4
+        total = 100 * chunk / (1 if config["remat"] == "none" else 2)
+        return planning.Need(total, total, flops=1 if config["remat"] == "none" else 2)
+
+    monkeypatch.setattr(planning, "_measure", measure)
+    return lambda memory: monkeypatch.setattr(planning, "device_memory", lambda: memory)
+
+
+@pytest.mark.parametrize(
+    "memory, advice",
+    [
+        (1000, "the flags as they are."),
+        (700, "--tasks_per_chunk=4, the largest chunk that fits."),
+        (150, "--tasks_per_chunk=1, the largest chunk that fits."),
+        (80, "--adjoint=unroll --remat=step --tasks_per_chunk=1, the least arithmetic"),
+        (10, "fewer ways, shots or queries, or a smaller model: nothing fits."),
+    ],
+)
+def test_a_dry_run_recommends_what_fits(run, needs, memory, advice):
+    needs(memory)  # For 32 tasks on four devices.
+    code, out, errors = run(*SMALL, "--num_tasks=32")
+    assert code == 0, errors
+    assert out.splitlines()[-1].startswith(f"Recommended: {advice}")
+
+
+@pytest.mark.parametrize(
+    "flags, share",
+    [
+        (["--num_tasks=4", "--num_devices=2", "--tasks_per_chunk=1"], 2),
+        (["--num_tasks=8", "--tasks_per_chunk=4"], 4),
+        (["--num_tasks=6"], 2),
+    ],
+)
+def test_a_dry_run_compiles_other_chunks_on_the_same_devices(run, flags, share):
+    code, out, errors = run(*SMALL, *flags)
+    assert code == 0, errors
+    assert f"{share} tasks a device" in out
+    assert out.count("  yes\n") == 4  # As given, another chunk, two more rungs.
+    assert out.splitlines()[-1] == "Recommended: the flags as they are."
+
+
+def test_a_dry_run_of_no_steps_says_so(run):
+    code, _, errors = run(*SMALL, "--num_steps=0")
+    assert code == runner.BAD_CONFIGURATION
+    assert errors == (
+        "Error: --dry_run needs a training step: set --num_steps above 0.\n"
+    )
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_devices_of_a_cpu_share_its_memory(num_devices):
+    memory = SimpleNamespace(
+        temp_size_in_bytes=5,
+        argument_size_in_bytes=3,
+        output_size_in_bytes=3,
+        alias_size_in_bytes=2,
+    )
+    compiled = SimpleNamespace(memory_analysis=lambda: memory)
+    config = SimpleNamespace(num_tasks=4, tasks_per_chunk=1, num_devices=num_devices)
+    assert planning._bytes(compiled, config) == (5 * num_devices, 9 * num_devices)
+
+
+def test_a_run_without_memory_ends_with_advice_and_a_code(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(planning, "device_memory", lambda: 1000)
+    flags = [flag for flag in SMALL if flag != "--dry_run"]
+    code, _, errors = run(*flags, "--num_tasks=8", f"--workdir={tmp_path / 'run'}")
+    assert code == runner.OUT_OF_MEMORY
+    assert errors.startswith("Error: out of memory: the training step needs")
+    assert "--tasks_per_chunk below 2" in errors and errors.count("\n") == 1
+
+
+def test_an_error_without_words_is_explained_too():
+    config = SimpleNamespace(
+        num_tasks=4, tasks_per_chunk=1, num_devices=1, eval_tasks_per_chunk=9
+    )
+    line = planning.advice(config, MemoryError())
+    assert line.startswith("Error: out of memory: a request was refused. Try --adjoint")

@@ -1,0 +1,52 @@
+"""The cache of compiled programs, and the account of a start."""
+
+import os
+
+import pytest
+
+from experiments import startup
+
+
+def test_the_oldest_programs_make_room(tmp_path):
+    for age, name in enumerate(["new", "middle", "old"]):
+        (tmp_path / name).write_bytes(bytes(10))
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    (tmp_path / "directory").mkdir()
+    startup._trim(tmp_path, 25)
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "middle", "directory"}
+
+
+@pytest.mark.parametrize(
+    "spans, seconds",
+    [
+        ([], 0),
+        ([(0, 1), (2, 4)], 3),
+        ([(0, 4), (1, 2)], 4),
+        ([(3, 5), (0, 4)], 5),
+    ],
+)
+def test_time_within_other_time_counts_once(spans, seconds):
+    assert startup._covered(spans) == seconds
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """JAX's settings, as far as the cache sets them."""
+    made = {}
+    monkeypatch.setattr(startup.jax.config, "update", made.__setitem__)
+    return made
+
+
+def test_a_directory_is_used_or_none(settings, tmp_path):
+    startup.use_cache(str(tmp_path))
+    used = settings["jax_compilation_cache_dir"]
+    assert used.startswith(str(tmp_path)) and os.path.isdir(used)
+    settings.clear()
+    startup.use_cache("none")
+    assert settings == {"jax_enable_compilation_cache": False}
+
+
+def test_a_directory_that_cannot_be_made_is_a_warning(settings, tmp_path):
+    (tmp_path / "file").write_text("")
+    startup.use_cache(str(tmp_path / "file"))
+    assert not settings
