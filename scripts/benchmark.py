@@ -12,11 +12,10 @@ Writes a table, JSON and a picture for each. Needs no network.
 """
 
 from functools import partial
-import importlib
-import multiprocessing
 import os
 from pathlib import Path
 import signal
+import subprocess
 import sys
 
 from absl import app, flags
@@ -24,7 +23,7 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from scripts.benchmarks import machine, peers
-from scripts.benchmarks.processes import WorkerError
+from scripts.benchmarks.processes import ROOT, WorkerError
 from scripts.benchmarks.workloads import WORKLOADS
 
 
@@ -34,17 +33,19 @@ def _peers(description: dict, out: Path) -> str:
 
 def _alone(name: str, description: dict, out: Path) -> str:
     """Runs a suite in a process of its own, since it sets up JAX in its own way."""
-    os.environ["JAX_PLATFORMS"] = description["platform"]
-    with multiprocessing.get_context("spawn").Pool(1) as process:
-        found = process.apply(_measure, (name, out, _QUICK.value))
-    text = f"{machine.lines(description)}\n\n{found}"
-    (out / f"{name}.txt").write_text(text + "\n")
+    arguments = [name, str(out.absolute()), str(_QUICK.value)]
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.benchmarks.alone", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": description["platform"]},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise WorkerError(f"The suite {name} ended with exit code {done.returncode}.")
+    text = f"{machine.lines(description)}\n\n{done.stdout}"
+    (out / f"{name}.txt").write_text(text)
     return text
-
-
-def _measure(name: str, out: Path, quick: bool) -> str:
-    suite = importlib.import_module(f"scripts.benchmarks.{name}")
-    return suite.table(suite.run(out, quick))
 
 
 SUITES = {

@@ -228,6 +228,21 @@ def test_the_picture_is_drawn(tmp_path):
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["train", "memory", "growth"])
+def test_a_suite_is_measured_in_a_process_of_its_own(name, tmp_path):
+    """With a stand-in for its `run`, which takes minutes; what it imports is real."""
+    stand_in = (
+        "import sys; from scripts.benchmarks import alone; "
+        f"from scripts.benchmarks import {name} as suite; "
+        "suite.run = lambda out, quick: (str(out), quick); suite.table = str; "
+        f"sys.argv = ['alone', {name!r}, 'somewhere', 'True']; alone.main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", stand_in], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.stdout == "('somewhere', True)\n", ended.stderr
+
+
 def test_an_unknown_name_ends_with_those_that_are_known():
     command = [sys.executable, ROOT / "scripts" / "benchmark.py", "--peers=nobody"]
     ended = subprocess.run(command, capture_output=True, text=True)

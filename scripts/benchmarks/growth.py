@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 from statistics import median
+import sys
 import time
 from typing import Any
 
@@ -75,6 +76,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
             panel.plot(values, linear, color="grey", linestyle=":", label="linear")
             panel.set(xlabel=name, xscale="log", yscale="log")
             panel.set_xticks(values, values)
+            panel.set_xticks([], minor=True)
     panels[0][0].set_ylabel("ms a step")
     panels[1][0].set_ylabel("temporaries, MiB")
     panels[0][0].legend()
@@ -98,7 +100,8 @@ def _measure(name: str, value: int) -> dict[str, Any]:
         implementation.run(3)
         seconds.append((time.perf_counter() - start) / 3)
     found = {"value": value, "seconds": median(seconds[1:])}
-    print(f"growth: {name}={value}: {1e3 * found['seconds']:.4g} ms", flush=True)
+    line = f"growth: {name}={value}: {1e3 * found['seconds']:.4g} ms"
+    print(line, file=sys.stderr, flush=True)
     return found | {"temporary_bytes": implementation.temporary_bytes}
 
 

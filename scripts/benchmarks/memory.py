@@ -175,6 +175,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
             panel.plot(steps, sizes, marker="o", label=rung)
         panel.set(title=name, xlabel="inner steps", xscale="log", yscale="log")
         panel.set_xticks(steps, steps)
+        panel.set_xticks([], minor=True)
         panel.legend(fontsize=8)
     panels[0].set_ylabel("temporaries, MiB")
     picture.savefig(path, dpi=120)
