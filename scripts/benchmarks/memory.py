@@ -101,7 +101,7 @@ def cases(quick: bool) -> list[Case]:
     at_once = pictures._replace(
         name=f"conv4, {num_tasks} at a time", chunk=None, steps=(1, 8)
     )
-    text_adam = text._replace(name="transformer, Adam", optimizer=adam, steps=(8, 16))
+    text_adam = text._replace(name="transformer, Adam", optimizer=adam, steps=(8,))
     text_rates = text_adam._replace(
         name="transformer, learned rates", optimizer=_learned_rates, learned_rates=True
     )
