@@ -159,12 +159,30 @@ def optimizer(
 
 
 def maml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
-    adjoint = ADJOINTS[config.adjoint](remat=config.remat)
-    return mj.maml(model, loss, _inner_optimizer(config), num_steps, adjoint=adjoint)
+    optimizer, adjoint = _inner_optimizer(config), _adjoint(config)
+    return mj.maml(model, loss, optimizer, num_steps, adjoint=adjoint)
+
+
+def anil(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    optimizer, adjoint = _inner_optimizer(config), _adjoint(config)
+    return mj.anil(model, loss, optimizer, num_steps, adjoint=adjoint)
+
+
+def boil(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    optimizer, adjoint = _inner_optimizer(config), _adjoint(config)
+    return mj.boil(model, loss, optimizer, num_steps, adjoint=adjoint)
+
+
+def meta_sgd(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    return mj.meta_sgd(model, loss, num_steps, adjoint=_adjoint(config))
 
 
 def fomaml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
     return mj.fomaml(model, loss, _inner_optimizer(config), num_steps)
+
+
+def _adjoint(config) -> Adjoint:
+    return ADJOINTS[config.adjoint](remat=config.remat)
 
 
 def _inner_optimizer(config) -> optax.GradientTransformation:
@@ -179,4 +197,7 @@ ADJOINTS: dict[str, Callable[..., Adjoint]] = {
 LEARNERS: dict[str, Callable[[Any, Model, Loss, int], MetaLearner]] = {
     "maml": maml,
     "fomaml": fomaml,
+    "anil": anil,
+    "boil": boil,
+    "meta_sgd": meta_sgd,
 }

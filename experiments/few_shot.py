@@ -98,7 +98,12 @@ flags.DEFINE_enum(
     "batch's; each example's.",
 )
 
-flags.DEFINE_enum("learner", "maml", ["maml", "fomaml"], "The meta-learner.")
+flags.DEFINE_enum(
+    "learner",
+    "maml",
+    ["maml", "fomaml", "anil", "boil", "meta_sgd"],
+    "The meta-learner; meta_sgd learns its inner rates.",
+)
 flags.DEFINE_string("inner_optimizer", "sgd", "Any optimizer that optax has.")
 flags.DEFINE_float("inner_rate", 0.01, "Rate of the inner optimizer.")
 flags.DEFINE_list("inner_options", [], "Its further arguments, such as eps_root=1e-8.")
@@ -107,7 +112,7 @@ flags.DEFINE_enum(
     "adjoint",
     "unroll",
     ["unroll", "mixed_mode"],
-    "How maml's inner loop is differentiated; the result is the same to rounding.",
+    "How the inner loop is differentiated; the result is the same to rounding.",
 )
 flags.DEFINE_enum(
     "remat",
@@ -165,10 +170,10 @@ def _somewhere(values):
 
 @flags.multi_flags_validator(
     ["learner", "adjoint", "remat"],
-    "--adjoint and --remat are for --learner=maml alone",
+    "--adjoint and --remat are not for --learner=fomaml, which needs neither",
 )
 def _adjoint(values):
-    return values["learner"] == "maml" or (values["adjoint"], values["remat"]) == (
+    return values["learner"] != "fomaml" or (values["adjoint"], values["remat"]) == (
         "unroll",
         "none",
     )

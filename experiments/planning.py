@@ -101,7 +101,7 @@ def _measure(
 
 def _other_rungs(config) -> list[Changes]:
     """The rungs of the ladder that are not the one given, and that may help."""
-    if config.learner != "maml" or not config.inner_steps:
+    if config.learner == "fomaml" or not config.inner_steps:
         return []
     given = {"adjoint": config.adjoint, "remat": config.remat}
     worth_nesting = config.inner_steps >= 4

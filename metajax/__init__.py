@@ -5,8 +5,11 @@ from metajax import data as data
 from metajax import estimators as estimators
 from metajax import losses as losses
 from metajax import models as models
+from metajax.algorithms import anil as anil
+from metajax.algorithms import boil as boil
 from metajax.algorithms import fomaml as fomaml
 from metajax.algorithms import maml as maml
+from metajax.algorithms import meta_sgd as meta_sgd
 from metajax.base import Batch as Batch
 from metajax.base import MetaLearner as MetaLearner
 from metajax.base import Model as Model

@@ -16,7 +16,9 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 import jax.numpy as jnp
 import optax
 
+from metajax import trees
 from metajax.base import Adjoint, Args, InnerLoss, Params
+from metajax.trees import Paths
 
 Remat = Literal["none", "step", "nested"]
 
@@ -100,6 +102,47 @@ def mixed_mode(last: int | None = None, *, remat: Remat = "step") -> Adjoint:
       optimizer's update needs it (Adam, learned rates), as the paper advises.
     """
     return _adjoint("mixed_mode", _mixed_grad, last, remat)
+
+
+def only(paths: Paths, adjoint: Adjoint) -> Adjoint:
+    """Lets an inner loop change some of the params, and leaves the others alone.
+
+    The others reach the inner loss as they are: they have a meta-gradient all the same.
+
+    Args:
+      paths: which params: a shell pattern of their paths such as "head/*", or a
+        predicate on a path; see `trees.split`.
+      adjoint: how the inner loop is differentiated.
+
+    Returns:
+      An adjoint, whose optimizer sees the chosen params alone.
+
+    Raises:
+      ValueError: when traced, if no param matches; the message lists those there are.
+
+    Example:
+      MAML that adapts the convolutions and nothing else:
+
+      >>> adjoint = only("Conv_*/kernel", unroll())
+      >>> learner = maml(model, loss, optimizer, 1, adjoint=adjoint)  # doctest: +SKIP
+    """
+
+    def adjoint_of_some(
+        loss: InnerLoss, optimizer: optax.GradientTransformation, num_steps: int
+    ) -> Callable[[Params, Args], Params]:
+        def loss_of_some(some: Params, others_and_args: tuple[Params, Args]):
+            others, args = others_and_args
+            return loss(trees.merge(some, others), args)
+
+        solve_some = adjoint(loss_of_some, optimizer, num_steps)
+
+        def solve(params: Params, args: Args) -> Params:
+            some, others = trees.split(params, paths)
+            return trees.merge(solve_some(some, (others, args)), others)
+
+        return solve
+
+    return adjoint_of_some
 
 
 def _adjoint(name: str, grad, last: int | None, remat: Remat) -> Adjoint:

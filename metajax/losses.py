@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax.base import Batch, InnerLoss, Loss, Model, Params
+
 
 def masked_mean(values: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """Averages over the examples that are real.
@@ -19,6 +21,24 @@ def masked_mean(values: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         return jnp.mean(values)
     total = jnp.sum(jnp.where(mask, values, 0))
     return total / jnp.maximum(jnp.sum(mask), 1)
+
+
+def of_model(model: Model, loss: Loss) -> InnerLoss:
+    """The loss of a model on a batch, as what an inner loop descends.
+
+    Args:
+      model: the model.
+      loss: the cost of its outputs.
+
+    Returns:
+      `(params, batch) -> scalar`.
+    """
+
+    def batch_loss(params: Params, batch: Batch) -> jax.Array:
+        outputs = model.apply(params, batch.inputs)
+        return loss(outputs, batch.targets, batch.mask)
+
+    return batch_loss
 
 
 def cross_entropy(

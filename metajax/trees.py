@@ -1,9 +1,16 @@
 """The few helpers on pytrees that optax.tree lacks."""
 
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
 import jax
 import jax.numpy as jnp
 
 from metajax.base import PyTree
+
+# Which leaves: a shell pattern of their paths, or a predicate on a path. The path of
+# `tree["head"]["kernel"]` is "head/kernel".
+Paths = str | Callable[[str], bool]
 
 
 def select(condition: jax.Array, if_true: PyTree, if_false: PyTree) -> PyTree:
@@ -23,3 +30,43 @@ def select(condition: jax.Array, if_true: PyTree, if_false: PyTree) -> PyTree:
 def size(tree: PyTree) -> int:
     """The number of scalars in a tree, such as a model's number of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def split(tree: PyTree, paths: Paths) -> tuple[PyTree, PyTree]:
+    """Splits a tree in two by the paths of its leaves; `merge` is the inverse.
+
+    Args:
+      tree: the tree.
+      paths: a shell pattern such as "head/*" or "*/kernel", or a predicate on a path.
+
+    Returns:
+      The leaves that match and those that do not, each in the structure of `tree` with
+      None, which counts as no leaf, in the place of the others.
+
+    Raises:
+      ValueError: if no leaf matches; the message lists the paths there are.
+
+    Example:
+      >>> split({"body": 1, "head": 2}, "head")
+      ({'body': None, 'head': 2}, {'body': 1, 'head': None})
+    """
+    matches = paths if callable(paths) else lambda path: fnmatchcase(path, paths)
+    flat, structure = jax.tree.flatten_with_path(tree)
+    names = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in flat]
+    chosen = [bool(matches(name)) for name in names]
+    if not any(chosen):
+        raise ValueError(f"Nothing matches {paths!r}: there are {', '.join(names)}.")
+    leaves = [leaf for _, leaf in flat]
+    return tuple(
+        structure.unflatten(
+            leaf if c == side else None for leaf, c in zip(leaves, chosen)
+        )
+        for side in (True, False)
+    )
+
+
+def merge(first: PyTree, second: PyTree) -> PyTree:
+    """Puts together what `split` has taken apart: leaves where the other has None."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, first, second, is_leaf=lambda x: x is None
+    )

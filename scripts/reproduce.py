@@ -41,6 +41,10 @@ RUNS = [
             (10, "loss"): (0.0, 0.35),
         },
     ),
+    Run("sinusoid_fomaml", seeds=(0, 1, 2)),
+    Run("sinusoid_anil", seeds=(0, 1, 2)),
+    Run("sinusoid_boil", seeds=(0, 1, 2)),
+    Run("sinusoid_meta_sgd", seeds=(0, 1, 2)),
     Run(
         "omniglot_5way_1shot",
         published="98.7 +- 0.4 (3 steps; Finn et al. 2017)",

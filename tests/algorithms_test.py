@@ -20,6 +20,9 @@ SGD = optax.sgd(0.1, momentum=0.5)
 LEARNERS = {
     "maml": mj.maml(MODEL, losses.cross_entropy, SGD, 3),
     "fomaml": mj.fomaml(MODEL, losses.cross_entropy, SGD, 3),
+    "anil": mj.anil(MODEL, losses.cross_entropy, SGD, 3),
+    "boil": mj.boil(MODEL, losses.cross_entropy, SGD, 3),
+    "meta_sgd": mj.meta_sgd(MODEL, losses.cross_entropy, 3),
 }
 
 
@@ -97,7 +100,8 @@ def test_the_order_of_support_examples_does_not_matter(learner):
 def test_adaptation_helps(learner):
     meta, task = start(learner)
     adapted = predictions(learner, meta, task)
-    unadapted = learner.predict(meta, meta, task.query.inputs)
+    params = getattr(meta, "params", meta)
+    unadapted = learner.predict(meta, params, task.query.inputs)
     loss = losses.cross_entropy
     assert loss(adapted, task.query.targets) < loss(unadapted, task.query.targets)
 
@@ -192,3 +196,89 @@ def test_maml_equals_a_plain_loop_written_out(first_order):
     for layer, (kernel, bias) in zip([grads["Dense_0"], grads["head"]], expected):
         np.testing.assert_allclose(layer["kernel"], kernel, rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(layer["bias"], bias, rtol=1e-3, atol=1e-6)
+
+
+def meta_gradient(learner, meta, task):
+    objective = mj.query_loss(learner, losses.cross_entropy)
+    return jax.grad(lambda meta: objective(jax.random.key(0), meta, task)[0])(meta)
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
+
+
+def test_meta_sgd_with_equal_rates_is_maml():
+    learner = mj.meta_sgd(MODEL, losses.cross_entropy, 3, initial_rates=(0.1, 0.1))
+    maml = mj.maml(MODEL, losses.cross_entropy, optax.sgd(0.1), 3)
+    meta, task = start(learner)
+    assert_close(predictions(learner, meta, task), predictions(maml, meta.params, task))
+    gradient = meta_gradient(learner, meta, task)
+    assert_close(gradient.params, meta_gradient(maml, meta.params, task))
+
+
+def test_the_gradient_of_a_rate_is_minus_the_gradients_before_and_after():
+    """For one step, d loss(params - rate * g) / d rate = -g * loss'(adapted)."""
+    learner = mj.meta_sgd(MODEL, losses.cross_entropy, 1)
+    meta, task = start(learner)
+    gradient = jax.grad(losses.of_model(MODEL, losses.cross_entropy))
+    before = gradient(meta.params, task.support)
+    adapted = learner.adapt(jax.random.key(0), meta, task.support)
+    after = gradient(adapted, task.query)
+    expected = jax.tree.map(lambda a, b: -a * b, before, after)
+    assert_close(meta_gradient(learner, meta, task).rates, expected)
+
+
+def test_initial_rates_fill_their_range_and_must_be_positive():
+    meta, _ = start(mj.meta_sgd(MODEL, losses.cross_entropy, 1))
+    rates = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(meta.rates)])
+    assert 0.005 <= rates.min() < 0.02 and 0.08 < rates.max() <= 0.1
+    with pytest.raises(ValueError, match="must be positive, the least first"):
+        mj.meta_sgd(MODEL, losses.cross_entropy, 1, initial_rates=(0.1, 0.005))
+
+
+@pytest.mark.parametrize("make, adapts_head", [(mj.anil, True), (mj.boil, False)])
+def test_anil_and_boil_are_meta_sgd_without_rates_elsewhere(make, adapts_head):
+    learner = make(MODEL, losses.cross_entropy, optax.sgd(0.1), 3)
+    meta, task = start(learner)
+
+    def rate(path, leaf):
+        is_head = path[0].key == "head"
+        return jnp.full_like(leaf, 0.1 if is_head == adapts_head else 0.0)
+
+    rates = jax.tree.map_with_path(rate, meta)
+    with_rates = mj.meta_sgd(MODEL, losses.cross_entropy, 3)
+    both = type(start(with_rates)[0])(meta, rates)
+    assert_close(predictions(learner, meta, task), predictions(with_rates, both, task))
+    expected = meta_gradient(with_rates, both, task).params
+    assert_close(meta_gradient(learner, meta, task), expected)
+    adapted = learner.adapt(jax.random.key(0), meta, task.support)
+    for name in meta:
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), adapted, meta)[name]
+        assert all(jax.tree.leaves(same)) == ((name == "head") != adapts_head)
+
+
+def test_anil_on_squared_error_descends_to_its_closed_form():
+    """After t steps: h[t] = h* + (I - 2 rate F'F / n)^t (h[0] - h*)."""
+    rng = np.random.default_rng(0)
+    body, head = rng.normal(size=(3, 2)), rng.normal(size=(2,))
+    inputs, targets = rng.normal(size=(8, 3)), rng.normal(size=(8,))
+    model = mj.Model(
+        init=lambda key, inputs: None,
+        apply=lambda params, inputs: inputs @ params["body"] @ params["head"],
+    )
+    learner = mj.anil(model, losses.squared_error, optax.sgd(0.05), 7, head="head")
+    meta = jax.tree.map(jnp.float32, {"body": body, "head": head})
+    support = mj.Batch(jnp.float32(inputs), jnp.float32(targets))
+    adapted = learner.adapt(jax.random.key(0), meta, support)
+    features = inputs @ body
+    best = np.linalg.lstsq(features, targets, rcond=None)[0]
+    shrink = np.eye(2) - 2 * 0.05 * features.T @ features / 8
+    expected = best + np.linalg.matrix_power(shrink, 7) @ (head - best)
+    np.testing.assert_allclose(adapted["head"], expected, rtol=1e-5)
+
+
+def test_a_part_that_is_not_there_is_answered_with_those_that_are():
+    learner = mj.anil(MODEL, losses.cross_entropy, SGD, 1, head="classifier/*")
+    meta, task = start(learner)
+    with pytest.raises(ValueError, match="'classifier/\\*': there are .*head/kernel"):
+        predictions(learner, meta, task)

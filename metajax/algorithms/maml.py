@@ -9,7 +9,7 @@ Networks", arXiv 1703.03400, algorithm 2.
 
 import optax
 
-from metajax import adjoints
+from metajax import adjoints, losses
 from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params, PyTree
 
 
@@ -43,11 +43,7 @@ def maml(
       The loss is a mean over examples. Finn's code descends a sum over classes divided
       by shots, so a rate there is `ways` times that rate here.
     """
-
-    def support_loss(params: Params, support: Batch):
-        outputs = model.apply(params, support.inputs)
-        return loss(outputs, support.targets, support.mask)
-
+    support_loss = losses.of_model(model, loss)
     solve = (adjoint or adjoints.unroll())(support_loss, optimizer, num_steps)
 
     def adapt(key: Key, meta: Params, support: Batch) -> Params:
