@@ -22,10 +22,6 @@ from metajax.trees import Paths
 
 Remat = Literal["none", "step", "nested"]
 
-# Inner steps that are compiled one after another: the arrays that a loop would stack for
-# the backward pass stay where they are, but each step takes its time to compile.
-_MOST_UNROLLED = 8
-
 
 def unroll(last: int | None = None, *, remat: Remat = "none") -> Adjoint:
     """Differentiates through the steps of the inner loop, or through the last of them.
@@ -65,7 +61,7 @@ def unroll(last: int | None = None, *, remat: Remat = "none") -> Adjoint:
       that `last=0` keeps the identity path from `params` to the result, and with it
       first-order gradients to rates that the optimizer was built from.
     """
-    return _adjoint("unroll", jax.grad, last, remat)
+    return _adjoint("unroll", jax.grad, last, remat, most_unrolled=8)
 
 
 def mixed_mode(last: int | None = None, *, remat: Remat = "step") -> Adjoint:
@@ -101,7 +97,8 @@ def mixed_mode(last: int | None = None, *, remat: Remat = "step") -> Adjoint:
       A recomputed step finds its inner gradient in memory where the derivative of the
       optimizer's update needs it (Adam, learned rates), as the paper advises.
     """
-    return _adjoint("mixed_mode", _mixed_grad, last, remat)
+    # Without a loop XLA would keep the activations, as the same as those of the product.
+    return _adjoint("mixed_mode", _mixed_grad, last, remat, most_unrolled=1)
 
 
 def only(paths: Paths, adjoint: Adjoint) -> Adjoint:
@@ -145,7 +142,15 @@ def only(paths: Paths, adjoint: Adjoint) -> Adjoint:
     return adjoint_of_some
 
 
-def _adjoint(name: str, grad, last: int | None, remat: Remat) -> Adjoint:
+def _adjoint(
+    name: str, grad, last: int | None, remat: Remat, most_unrolled: int
+) -> Adjoint:
+    """An adjoint by its inner gradient.
+
+    Without rematerialisation, up to `most_unrolled` inner steps are compiled one after
+    another: what a loop would stack for the backward pass stays where it is, but each
+    step takes its time to compile.
+    """
     if last is not None and last < 0:
         raise ValueError(f"{name}: last must be at least 0 or None: got {last}.")
     if remat not in get_args(Remat):
@@ -176,8 +181,9 @@ def _adjoint(name: str, grad, last: int | None, remat: Remat) -> Adjoint:
                 return optax.apply_updates(params, updates), state
 
             carry = params, optimizer.init(params)
-            carry = _repeat(partial(step, False), carry, num_steps - exact_steps, remat)
-            carry = _repeat(partial(step, True), carry, exact_steps, remat)
+            repeat = partial(_repeat, remat=remat, most_unrolled=most_unrolled)
+            carry = repeat(partial(step, False), carry, num_steps - exact_steps)
+            carry = repeat(partial(step, True), carry, exact_steps)
             return carry[0]
 
         return solve
@@ -225,10 +231,10 @@ def _product(loss, arguments, direction):
 _forward_over_reverse.defvjp(_keep_arguments, _product)
 
 
-def _repeat(step, carry, num_steps: int, remat: Remat):
+def _repeat(step, carry, num_steps: int, remat: Remat, most_unrolled: int):
     """Applies `step` to `carry` a number of times, as one compiled loop or a nest."""
     if remat == "none":
-        return _scan(step, carry, num_steps, unroll=num_steps <= _MOST_UNROLLED)
+        return _scan(step, carry, num_steps, unroll=num_steps <= most_unrolled)
     saved = jax.checkpoint_policies.save_only_these_names("inner_gradient")
     step = jax.checkpoint(step, prevent_cse=False, policy=saved)
     if remat == "step":
