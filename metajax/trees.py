@@ -55,7 +55,8 @@ def split(tree: PyTree, paths: Paths) -> tuple[PyTree, PyTree]:
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in flat]
     chosen = [bool(matches(name)) for name in names]
     if not any(chosen):
-        raise ValueError(f"Nothing matches {paths!r}: there are {', '.join(names)}.")
+        wanted = getattr(paths, "__name__", repr(paths))  # A predicate by its name.
+        raise ValueError(f"Nothing matches {wanted}: there are {', '.join(names)}.")
     leaves = [leaf for _, leaf in flat]
     return tuple(
         structure.unflatten(
