@@ -133,6 +133,7 @@ def conv4(config, outputs: int) -> Model:
         width=config.width,
         downsample=config.downsample,
         normalization=config.normalization,
+        head_std=config.init_std,
     )
 
 
@@ -182,7 +183,8 @@ def fomaml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
 
 
 def _adjoint(config) -> Adjoint:
-    return ADJOINTS[config.adjoint](remat=config.remat)
+    adjoint = ADJOINTS[config.adjoint](remat=config.remat)
+    return mj.adjoints.only(config.adapted, adjoint) if config.adapted else adjoint
 
 
 def _inner_optimizer(config) -> optax.GradientTransformation:

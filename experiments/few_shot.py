@@ -84,7 +84,10 @@ flags.DEFINE_integer("eval_queries", None, "Likewise for --queries.", 1)
 flags.DEFINE_enum("model", "mlp", ["mlp", "conv4"], "The model.")
 flags.DEFINE_list("hidden", ["40", "40"], "Widths of the hidden layers of mlp.")
 flags.DEFINE_float(
-    "init_std", None, "Standard deviation of mlp's initial weights; LeCun's if not set."
+    "init_std",
+    None,
+    "Standard deviation of the initial weights of mlp, or of conv4's head; LeCun's if "
+    "not set.",
 )
 flags.DEFINE_integer("width", 64, "Features of each convolution of conv4.", 1)
 flags.DEFINE_enum(
@@ -106,6 +109,12 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_string("inner_optimizer", "sgd", "Any optimizer that optax has.")
 flags.DEFINE_float("inner_rate", 0.01, "Rate of the inner optimizer.")
+flags.DEFINE_list(
+    "adapted",
+    [],
+    "Parameters that the inner loop changes, as shell patterns such as Conv_*,head/*; "
+    "all by default.",
+)
 flags.DEFINE_list("inner_options", [], "Its further arguments, such as eps_root=1e-8.")
 flags.DEFINE_integer("inner_steps", 1, "Inner steps in training.", 0)
 flags.DEFINE_enum(

@@ -107,8 +107,8 @@ def only(paths: Paths, adjoint: Adjoint) -> Adjoint:
     The others reach the inner loss as they are: they have a meta-gradient all the same.
 
     Args:
-      paths: which params: a shell pattern of their paths such as "head/*", or a
-        predicate on a path; see `trees.split`.
+      paths: which params: a shell pattern of their paths such as "head/*", several
+        patterns, or a predicate on a path; see `trees.split`.
       adjoint: how the inner loop is differentiated.
 
     Returns:

@@ -1,6 +1,6 @@
 """The few helpers on pytrees that optax.tree lacks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 import jax
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from metajax.base import PyTree
 
-# Which leaves: a shell pattern of their paths, or a predicate on a path. The path of
-# `tree["head"]["kernel"]` is "head/kernel".
-Paths = str | Callable[[str], bool]
+# Which leaves: a shell pattern of their paths, several of which one must match, or a
+# predicate on a path. The path of `tree["head"]["kernel"]` is "head/kernel".
+Paths = str | Sequence[str] | Callable[[str], bool]
 
 
 def select(condition: jax.Array, if_true: PyTree, if_false: PyTree) -> PyTree:
@@ -37,7 +37,8 @@ def split(tree: PyTree, paths: Paths) -> tuple[PyTree, PyTree]:
 
     Args:
       tree: the tree.
-      paths: a shell pattern such as "head/*" or "*/kernel", or a predicate on a path.
+      paths: a shell pattern such as "head/*" or "*/kernel", a sequence of patterns, or
+        a predicate on a path.
 
     Returns:
       The leaves that match and those that do not, each in the structure of `tree` with
@@ -50,7 +51,8 @@ def split(tree: PyTree, paths: Paths) -> tuple[PyTree, PyTree]:
       >>> split({"body": 1, "head": 2}, "head")
       ({'body': None, 'head': 2}, {'body': 1, 'head': None})
     """
-    matches = paths if callable(paths) else lambda path: fnmatchcase(path, paths)
+    patterns = [paths] if isinstance(paths, str) else paths
+    matches = paths if callable(paths) else lambda path: _matches_any(path, patterns)
     flat, structure = jax.tree.flatten_with_path(tree)
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in flat]
     chosen = [bool(matches(name)) for name in names]
@@ -64,6 +66,10 @@ def split(tree: PyTree, paths: Paths) -> tuple[PyTree, PyTree]:
         )
         for side in (True, False)
     )
+
+
+def _matches_any(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def merge(first: PyTree, second: PyTree) -> PyTree:

@@ -23,12 +23,26 @@ KEPT = ("result.json", "result.txt", "metrics.jsonl", "starts.jsonl", "run.flags
 class Run(NamedTuple):
     """One line of the table: a preset, and what it is held against."""
 
-    preset: str
+    name: str  # Of the preset, unless `preset` says else.
     seeds: tuple[int, ...] = (0,)
     published: str = "-"
+    preset: str | None = None
+    flags: tuple[str, ...] = ()  # Where the run departs from its preset.
     # (inner steps, metric) to the range that the mean must be in.
     targets: dict[tuple[int, str], tuple[float, float]] = {}
 
+
+# What re-implementations of 20-way MAML do otherwise, one change at a time, and together.
+_ABLATION = {
+    name: (*flags, "--num_steps=600")
+    for name, flags in {
+        "short": (),
+        "low_rate": ("--inner_rate=0.1",),
+        "all_adapted": ("--adapted=",),
+        "small_head": ("--init_std=0.125",),
+        "usual": ("--inner_rate=0.1", "--adapted=", "--init_std=0.125"),
+    }.items()
+}
 
 RUNS = [
     Run(
@@ -51,6 +65,14 @@ RUNS = [
         targets={(3, "accuracy"): (0.983, 0.991)},
     ),
     Run("omniglot_5way_1shot_inductive"),
+    Run("omniglot_5way_1shot_fomaml", published="98.3 (Nichol et al. 2018)"),
+    Run("omniglot_5way_1shot_anil"),
+    Run("omniglot_5way_1shot_meta_sgd"),
+    Run("omniglot_20way_1shot", published="95.8 +- 0.3 (5 steps; Finn et al. 2017)"),
+    *(
+        Run(f"omniglot_20way_1shot_{name}", preset="omniglot_20way_1shot", flags=flags)
+        for name, flags in _ABLATION.items()
+    ),
     Run("mnist_permuted"),
     Run("mnist_permuted_1shot"),
     Run("mnist_pretrained"),
@@ -61,24 +83,24 @@ RUNS = [
     Run("glyphs_5way_1shot"),
 ]
 
-_RUN = flags.DEFINE_list("run", [], "Presets to run; all prints every kept result.")
+_RUN = flags.DEFINE_list("run", [], "Runs to make, by the names in the table.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data directory.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/reproduce", "Where runs are written.")
 
 flags.register_validator(
     "run",
-    lambda names: set(names) <= {run.preset for run in RUNS},
-    message=f"choose among {', '.join(run.preset for run in RUNS)}",
+    lambda names: set(names) <= {run.name for run in RUNS},
+    message=f"choose among {', '.join(run.name for run in RUNS)}",
 )
 
 
 def execute(run: Run, seed: int, workdir: Path, data_dir: str | None) -> None:
     """Runs one preset with one seed, and keeps what it found."""
-    where = workdir / f"{run.preset}-{seed}"
+    where = workdir / f"{run.name}-{seed}"
     if not (where / "result.json").exists():
         command = [sys.executable, "-m", "experiments.few_shot"]
-        command += [f"--flagfile=experiments/presets/{run.preset}.flags"]
-        command += [f"--seed={seed}", f"--workdir={where}"]
+        command += [f"--flagfile=experiments/presets/{run.preset or run.name}.flags"]
+        command += [*run.flags, f"--seed={seed}", f"--workdir={where}"]
         command += [f"--data_dir={data_dir}"] if data_dir else []
         code = subprocess.run(command, cwd=ROOT).returncode
         if code:
@@ -102,7 +124,7 @@ def table() -> str:
     ]
     for run in RUNS:
         for seed in run.seeds:
-            kept = RESULTS / f"{run.preset}-{seed}"
+            kept = RESULTS / f"{run.name}-{seed}"
             if kept.exists():
                 lines.append(_line(run, seed, kept))
     return "\n".join(lines)
@@ -113,7 +135,7 @@ def _line(run: Run, seed: int, kept: Path) -> str:
     starts = (kept / "starts.jsonl").read_text().splitlines()
     commits = [str(json.loads(start)["commit"]) for start in starts]
     cells = [
-        f"`{run.preset}`",
+        f"`{run.name}`",
         str(seed),
         ", ".join(map(_cell, result["rows"])),
         run.published,
@@ -164,9 +186,9 @@ def misses() -> list[str]:
     lines = []
     for run in RUNS:
         for seed in run.seeds if run.targets else ():
-            path = RESULTS / f"{run.preset}-{seed}" / "result.json"
+            path = RESULTS / f"{run.name}-{seed}" / "result.json"
             if not path.exists():
-                lines.append(f"{run.preset}, seed {seed}: not run.")
+                lines.append(f"{run.name}, seed {seed}: not run.")
                 continue
             rows = json.loads(path.read_text())["rows"]
             by_steps = {row["inner_steps"]: row for row in rows}
@@ -174,7 +196,7 @@ def misses() -> list[str]:
                 mean = by_steps[steps][name]["mean"]
                 if mean is None or not low <= mean <= high:
                     lines.append(
-                        f"{run.preset}, seed {seed}: {name} after {steps} inner steps is "
+                        f"{run.name}, seed {seed}: {name} after {steps} inner steps is "
                         f"{mean}, not {low} to {high}."
                     )
     return lines
@@ -184,7 +206,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
     for run in RUNS:
-        if run.preset in _RUN.value:
+        if run.name in _RUN.value:
             for seed in run.seeds:
                 execute(run, seed, Path(_WORKDIR.value), _DATA_DIR.value)
     missed = misses()

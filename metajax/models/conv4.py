@@ -18,6 +18,7 @@ class Conv4(nn.Module):
     width: int
     downsample: Literal["stride", "pool"]
     normalization: layers.Normalization
+    head_std: float | None
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -44,7 +45,11 @@ class Conv4(nn.Module):
             features = hidden.reshape(len(hidden), -1)
         else:
             features = jnp.mean(hidden, axis=(1, 2))
-        return layers.Dense(self.ways, name="head")(features)
+        if self.head_std is None:
+            kernel_init = nn.initializers.lecun_normal()
+        else:
+            kernel_init = nn.initializers.normal(self.head_std)
+        return layers.Dense(self.ways, kernel_init, name="head")(features)
 
 
 def conv4(
@@ -53,6 +58,7 @@ def conv4(
     width: int = 64,
     downsample: Literal["stride", "pool"] = "stride",
     normalization: layers.Normalization = "transductive",
+    head_std: float | None = None,
 ) -> Model:
     """Conv4: four 3x3 convolutions, each normalised, ReLU, and halved in size.
 
@@ -64,6 +70,8 @@ def conv4(
         as Vinyals et al. 2016 and Snell et al. 2017.
       normalization: "transductive", "support", "layer", "group" or "none"; see
         `layers.Normalize`.
+      head_std: standard deviation of the head's initial weights, drawn from a normal;
+        LeCun's, `1 / sqrt(features)`, if None.
 
     Returns:
       A model from images `[examples, height, width, channels]` to logits
@@ -78,8 +86,8 @@ def conv4(
 
     Note:
       Finn's code has no scale in the normalisation, does not adapt its shift in the
-      inner loop, and draws the head from N(0, 1); here scale and shift are params like
-      any other, and the head starts small (LeCun).
+      inner loop, and draws the head with head_std=1; here scale and shift are params
+      like any other, which `adjoints.only` can leave alone, and the head starts small.
     """
     if downsample not in ("stride", "pool"):
         raise ValueError(
@@ -88,4 +96,4 @@ def conv4(
     if min(ways, width) < 1:
         raise ValueError(f"conv4: ways and width must be positive: {ways}, {width}.")
     layers.check_normalization(normalization)
-    return from_linen(Conv4(ways, width, downsample, normalization))
+    return from_linen(Conv4(ways, width, downsample, normalization, head_std))
