@@ -34,6 +34,13 @@ class Task(NamedTuple):
     query: Batch
 
 
+class Calibrated(NamedTuple):
+    """Params together with the normalisation statistics they are to be used with."""
+
+    params: Params
+    statistics: PyTree
+
+
 def _unchanged(params: Params, inputs: PyTree) -> Params:
     del inputs
     return params
@@ -80,17 +87,38 @@ class Loss(Protocol):
 
 
 class InnerLoss(Protocol):
-    """What an inner loop descends; gradients flow through `params` and `args` alone."""
+    """What an inner loop descends; gradients flow through its arguments alone.
 
-    def __call__(self, params: Params, args: Args) -> jax.Array: ...
+    Where steps have something of their own, that of the step comes third.
+    """
+
+    def __call__(self, params: Params, args: Args, *own: PyTree) -> jax.Array: ...
+
+
+class Solve(Protocol):
+    """An inner loop: the params after its steps.
+
+    `per_step`, leaves `[steps, ...]`, is what each step has of its own, such as a
+    minibatch. With `iterates` the params before the first step and after each come
+    back, leaves `[steps + 1, ...]`.
+    """
+
+    def __call__(
+        self,
+        params: Params,
+        args: Args,
+        per_step: PyTree = None,
+        *,
+        iterates: bool = False,
+    ) -> Params: ...
 
 
 class Adjoint(Protocol):
-    """Builds an inner loop `solve(params, args) -> params` and its derivative."""
+    """Builds an inner loop and its derivative."""
 
     def __call__(
         self, loss: InnerLoss, optimizer: optax.GradientTransformation, num_steps: int
-    ) -> Callable[[Params, Args], Params]: ...
+    ) -> Solve: ...
 
 
 class Sampler(Protocol):

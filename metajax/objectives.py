@@ -1,6 +1,20 @@
 """What one task costs: from a meta-learner to an objective."""
 
-from metajax.base import Key, Loss, MetaLearner, MetaParams, Objective, Task
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import (
+    Adapted,
+    Key,
+    Loss,
+    MetaLearner,
+    MetaParams,
+    Metrics,
+    Objective,
+    Task,
+)
 
 
 def query_loss(learner: MetaLearner, loss: Loss, **metrics: Loss) -> Objective:
@@ -16,16 +30,98 @@ def query_loss(learner: MetaLearner, loss: Loss, **metrics: Loss) -> Objective:
     Returns:
       An objective whose metrics are `loss` and those given.
     """
+    judge = adapt_and_judge(learner, loss, **metrics)
+
+    def objective(key: Key, meta: MetaParams, task: Task):
+        _, values = judge(key, meta, task)
+        return values["loss"], values
+
+    return objective
+
+
+def adapt_and_judge(
+    learner: MetaLearner, loss: Loss, **metrics: Loss
+) -> Callable[[Key, MetaParams, Task], tuple[Adapted, Metrics]]:
+    """Adapts to a task's support batch, and measures losses on its query batch.
+
+    Args:
+      learner: the meta-learner.
+      loss: reported as `loss`.
+      **metrics: further losses by name.
+
+    Returns:
+      `(key, meta, task) -> (adapted, losses by name)`.
+    """
+    losses = {"loss": loss, **metrics}
+
+    def judge(key: Key, meta: MetaParams, task: Task) -> tuple[Adapted, Metrics]:
+        support, query = task
+        adapted = learner.adapt(key, meta, support)
+        outputs = learner.predict(meta, adapted, query.inputs)
+        return adapted, {
+            name: measure(outputs, query.targets, query.mask)
+            for name, measure in losses.items()
+        }
+
+    return judge
+
+
+def multi_step_loss(
+    learner: MetaLearner, loss: Loss, weights: jax.Array, **metrics: Loss
+) -> Objective:
+    """The query loss after every inner step, weighted.
+
+        sum_i weights[i] * loss(outputs[i], query.targets)
+
+    Args:
+      learner: a meta-learner whose outputs have an axis of inner steps in front,
+        `[steps, examples, ...]`, such as `maml_plus_plus(..., every_step=True)`.
+      loss: what is minimised.
+      weights: of each step, `[steps]`; see `step_weights`.
+      **metrics: further losses to report by name.
+
+    Returns:
+      An objective. Its metrics, `loss` among them, are those after the last step.
+
+    Source:
+      Antoniou, Edwards, Storkey 2019 (arXiv 1810.09502), section 4.
+    """
     losses = {"loss": loss, **metrics}
 
     def objective(key: Key, meta: MetaParams, task: Task):
         support, query = task
         adapted = learner.adapt(key, meta, support)
         outputs = learner.predict(meta, adapted, query.inputs)
+        each = jax.vmap(lambda outputs: loss(outputs, query.targets, query.mask))
+        last = jax.tree.map(lambda x: x[-1], outputs)
         values = {
-            name: measure(outputs, query.targets, query.mask)
+            name: measure(last, query.targets, query.mask)
             for name, measure in losses.items()
         }
-        return values["loss"], values
+        return jnp.sum(weights * each(outputs)), values
 
     return objective
+
+
+def step_weights(step: jax.Array, num_inner: int, anneal_steps: int) -> jax.Array:
+    """How much the query loss after each inner step counts, at an outer step.
+
+    All S inner steps count the same at first. As the share of `anneal_steps` that is
+    past grows, weight moves to the last one, but for 0.03 / S each; after that it has
+    it all.
+
+    Args:
+      step: the outer step.
+      num_inner: S, the inner steps.
+      anneal_steps: outer steps until the last inner step alone counts.
+
+    Returns:
+      The weights, `[num_inner]`, whose sum is 1.
+
+    Source:
+      Antoniou et al. 2019, section 4, with the numbers of their released code.
+    """
+    early = jnp.maximum(1 - step / anneal_steps, 0.03) / num_inner
+    early = jnp.where(step < anneal_steps, early, 0.0)
+    weights = jnp.full(num_inner, early)
+    return weights.at[-1].set(1 - early * (num_inner - 1))

@@ -108,6 +108,37 @@ def train_step(
     return step
 
 
+def scheduled_step(
+    meta_grad_at: Callable[[jax.Array], Estimator],
+    optimizer: optax.GradientTransformation,
+) -> TrainStep:
+    """One outer step, of an estimator that changes as training goes on.
+
+    Args:
+      meta_grad_at: from the outer step, an int32 scalar that is traced, to an estimator
+        of the meta-gradient: a weight in its loss may fall with the step, or
+        `estimators.before` may choose between two.
+      optimizer: the outer optimizer, any optax transformation.
+
+    Returns:
+      As `train_step`.
+
+    Example:
+      The multi-step loss of MAML++ over five inner steps:
+
+      >>> def meta_grad_at(step):  # doctest: +SKIP
+      ...     weights = step_weights(step, num_inner=5, anneal_steps=5000)
+      ...     objective = multi_step_loss(learner, loss, weights)
+      ...     return estimators.backprop(objective)
+      >>> step = scheduled_step(meta_grad_at, optax.adam(1e-3))  # doctest: +SKIP
+    """
+
+    def step(state: TrainState, tasks: Task) -> tuple[TrainState, Metrics]:
+        return train_step(meta_grad_at(state.step), optimizer)(state, tasks)
+
+    return step
+
+
 def train(
     step: TrainStep,
     state: TrainState,

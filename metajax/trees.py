@@ -52,14 +52,13 @@ def split(tree: PyTree, paths: Paths) -> tuple[PyTree, PyTree]:
       ({'body': None, 'head': 2}, {'body': 1, 'head': None})
     """
     patterns = [paths] if isinstance(paths, str) else paths
-    matches = paths if callable(paths) else lambda path: _matches_any(path, patterns)
-    flat, structure = jax.tree.flatten_with_path(tree)
-    names = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in flat]
+    matches = paths if callable(paths) else lambda name: _match(name, patterns)
+    leaves, structure = jax.tree.flatten(tree)
+    names = leaf_paths(tree)
     chosen = [bool(matches(name)) for name in names]
     if not any(chosen):
         wanted = getattr(paths, "__name__", repr(paths))  # A predicate by its name.
         raise ValueError(f"Nothing matches {wanted}: there are {', '.join(names)}.")
-    leaves = [leaf for _, leaf in flat]
     return tuple(
         structure.unflatten(
             leaf if c == side else None for leaf, c in zip(leaves, chosen)
@@ -68,8 +67,38 @@ def split(tree: PyTree, paths: Paths) -> tuple[PyTree, PyTree]:
     )
 
 
-def _matches_any(path: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(path, pattern) for pattern in patterns)
+def leaf_paths(tree: PyTree) -> list[str]:
+    """The paths of the leaves of a tree, such as "head/kernel"."""
+    flat, _ = jax.tree.flatten_with_path(tree)
+    return [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in flat]
+
+
+def first_match(tree: PyTree, patterns: Sequence[str]) -> PyTree:
+    """For each leaf the first of some shell patterns that its path matches.
+
+    Args:
+      tree: the tree.
+      patterns: shell patterns of paths.
+
+    Returns:
+      A tree of patterns.
+
+    Raises:
+      ValueError: if a leaf matches none.
+    """
+    found = {path: _match(path, patterns) for path in leaf_paths(tree)}
+    unmatched = [path for path in found if found[path] is None]
+    if unmatched:
+        raise ValueError(
+            f"{', '.join(unmatched)}: none of {', '.join(patterns)} matches; add a "
+            "pattern, such as *."
+        )
+    return jax.tree.structure(tree).unflatten(found.values())
+
+
+def _match(path: str, patterns: Sequence[str]) -> str | None:
+    """The first pattern that a path matches."""
+    return next((p for p in patterns if fnmatchcase(path, p)), None)
 
 
 def merge(first: PyTree, second: PyTree) -> PyTree:

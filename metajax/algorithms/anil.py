@@ -1,20 +1,17 @@
-"""Adapting a part of the network: the head alone (ANIL), or all but the head (BOIL).
+"""Almost no inner loop: the head alone adapts, the features are the same for all tasks.
 
-    part[t+1] = part[t] - rate * d/d part  loss(part[t], rest, support)
-    minimise over part[0], rest:  mean over tasks of loss(part[num_steps], rest, query)
+    head[t+1] = head[t] - rate * d/d head  loss(head[t], body, support)
+    minimise over head[0], body:  mean over tasks of loss(head[num_steps], body, query)
 
 Raghu, Raghu, Bengio, Vinyals 2020, "Rapid Learning or Feature Reuse? Towards
-Understanding the Effectiveness of MAML", arXiv 1909.09157: the part is the head.
-Oh, Yoo, Kim, Yun 2021, "BOIL: Towards Representation Change for Few-shot Learning",
-arXiv 2008.08882: the part is everything else.
+Understanding the Effectiveness of MAML", arXiv 1909.09157, section 4.
 """
-
-from fnmatch import fnmatchcase
 
 import optax
 
 from metajax import adjoints, losses
-from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params, PyTree
+from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params
+from metajax.learners import adapting_params
 from metajax.trees import Paths
 
 
@@ -24,18 +21,17 @@ def anil(
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
-    head: str = "head/*",
+    head: Paths = "head/*",
     adjoint: Adjoint | None = None,
 ) -> MetaLearner:
-    """ANIL: adapts the head alone; the features are the same for all tasks.
+    """ANIL: adapts the last layer alone.
 
     Args:
       model: the model whose params are meta-learned.
       loss: the support loss.
       optimizer: the inner optimizer, any optax transformation.
       num_steps: inner steps.
-      head: the params of the last layer, as a shell pattern of their paths; "head/*"
-        in the models here.
+      head: the params of the last layer, by their paths; "head/*" in the models here.
       adjoint: how the inner loop is differentiated; `adjoints.unroll()`, the exact
         derivative, by default.
 
@@ -46,61 +42,11 @@ def anil(
     Raises:
       ValueError: when traced, if no param matches `head`, or as `maml`.
     """
-    return _adapting(head, model, loss, optimizer, num_steps, adjoint)
-
-
-def boil(
-    model: Model,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    num_steps: int,
-    *,
-    head: str = "head/*",
-    adjoint: Adjoint | None = None,
-) -> MetaLearner:
-    """BOIL: adapts everything but the head, so that the features must change.
-
-    Args:
-      model: as in `anil`, like the others.
-      loss: the support loss.
-      optimizer: the inner optimizer.
-      num_steps: inner steps.
-      head: the params that are left alone, as a shell pattern of their paths.
-      adjoint: how the inner loop is differentiated.
-
-    Returns:
-      A meta-learner as that of `anil`.
-
-    Raises:
-      ValueError: when traced, if all params match `head`, or as `maml`.
-
-    Note:
-      The paper gives a rate of 0 to the head in the inner loop, which is the same.
-    """
-
-    def is_body(path: str) -> bool:
-        return not fnmatchcase(path, head)
-
-    return _adapting(is_body, model, loss, optimizer, num_steps, adjoint)
-
-
-def _adapting(
-    part: Paths,
-    model: Model,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    num_steps: int,
-    adjoint: Adjoint | None,
-) -> MetaLearner:
-    adjoint = adjoints.only(part, adjoint or adjoints.unroll())
+    adjoint = adjoints.only(head, adjoint or adjoints.unroll())
     solve = adjoint(losses.of_model(model, loss), optimizer, num_steps)
 
     def adapt(key: Key, meta: Params, support: Batch) -> Params:
         del key  # The inner loop is deterministic.
-        return model.calibrate(solve(meta, support), support.inputs)
+        return solve(meta, support)
 
-    def predict(meta: Params, adapted: Params, inputs: PyTree) -> PyTree:
-        del meta
-        return model.apply(adapted, inputs)
-
-    return MetaLearner(model.init, adapt, predict)
+    return adapting_params(model, adapt)

@@ -10,7 +10,8 @@ Networks", arXiv 1703.03400, algorithm 2.
 import optax
 
 from metajax import adjoints, losses
-from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params, PyTree
+from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params
+from metajax.learners import adapting_params
 
 
 def maml(
@@ -48,13 +49,9 @@ def maml(
 
     def adapt(key: Key, meta: Params, support: Batch) -> Params:
         del key  # The inner loop is deterministic.
-        return model.calibrate(solve(meta, support), support.inputs)
+        return solve(meta, support)
 
-    def predict(meta: Params, adapted: Params, inputs: PyTree) -> PyTree:
-        del meta
-        return model.apply(adapted, inputs)
-
-    return MetaLearner(model.init, adapt, predict)
+    return adapting_params(model, adapt)
 
 
 def fomaml(

@@ -1,20 +1,12 @@
 """Any flax module as a `Model`: a pair of pure functions over a plain tree of params."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from flax import nnx
 import flax.linen as nn
 import jax
 
-from metajax.base import Model, Params, PyTree
-
-
-class Calibrated(NamedTuple):
-    """Params together with the normalisation statistics they are to be used with."""
-
-    params: Params
-    statistics: PyTree
+from metajax.base import Calibrated, Model, Params, PyTree
 
 
 def from_linen(module: nn.Module) -> Model:

@@ -21,7 +21,8 @@ class Conv4(nn.Module):
     head_std: float | None
 
     @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
+    def __call__(self, inputs: jax.Array | tuple[jax.Array, jax.Array]) -> jax.Array:
+        inputs, context = inputs if isinstance(inputs, tuple) else (inputs, None)
         if inputs.ndim != 4:
             raise ValueError(
                 "conv4 needs images [examples, height, width, channels]: got "
@@ -29,11 +30,16 @@ class Conv4(nn.Module):
             )
         pool = self.downsample == "pool"
         hidden = inputs
-        for _ in range(4):
+        for block in range(4):
             strides = (1, 1) if pool else (2, 2)
             # The shift of the normalisation stands for the bias.
             hidden = layers.Conv(self.width, strides=strides, use_bias=False)(hidden)
-            hidden = nn.relu(layers.Normalize(self.normalization)(hidden))
+            hidden = layers.Normalize(self.normalization)(hidden)
+            if context is not None and block == 2:
+                hidden = _modulate(
+                    hidden, layers.Dense(2 * self.width, name="film")(context[None])
+                )
+            hidden = nn.relu(hidden)
             if pool:
                 if min(hidden.shape[1:3]) < 2:
                     raise ValueError(
@@ -50,6 +56,12 @@ class Conv4(nn.Module):
         else:
             kernel_init = nn.initializers.normal(self.head_std)
         return layers.Dense(self.ways, kernel_init, name="head")(features)
+
+
+def _modulate(hidden: jax.Array, scale_and_shift: jax.Array) -> jax.Array:
+    """Feature-wise linear modulation, `(1 + scale) * hidden + shift`."""
+    scale, shift = jnp.split(scale_and_shift[:, None, None], 2, axis=-1)
+    return (1 + scale) * hidden + shift
 
 
 def conv4(
@@ -75,7 +87,9 @@ def conv4(
 
     Returns:
       A model from images `[examples, height, width, channels]` to logits
-      `[examples, ways]`.
+      `[examples, ways]`. Of a pair `(images, context)` it scales and shifts the features
+      of the third convolution by a linear map of the context, a vector (CAVIA, Zintgraf
+      et al. 2019, section 5.2); a context of zeros changes nothing at first.
 
     Raises:
       ValueError: if an argument is none of those listed.

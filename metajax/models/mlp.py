@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from metajax.base import Model
 from metajax.models import layers
@@ -18,12 +19,16 @@ class MLP(nn.Module):
     init_std: float | None = None
 
     @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
+    def __call__(self, inputs: jax.Array | tuple[jax.Array, jax.Array]) -> jax.Array:
         if self.init_std is None:
             kernel_init = nn.initializers.lecun_normal()
         else:
             kernel_init = nn.initializers.truncated_normal(self.init_std)
+        inputs, context = inputs if isinstance(inputs, tuple) else (inputs, None)
         hidden = inputs.reshape(len(inputs), -1)
+        if context is not None:
+            beside = jnp.broadcast_to(context, (len(inputs), *context.shape))
+            hidden = jnp.concatenate([hidden, beside], axis=1)
         for width in self.hidden:
             hidden = nn.relu(layers.Dense(width, kernel_init)(hidden))
         return layers.Dense(self.outputs, kernel_init, name="head")(hidden)
@@ -39,7 +44,8 @@ def mlp(hidden: Sequence[int], outputs: int, *, init_std: float | None = None) -
         deviation truncated at two of them; LeCun's, `1 / sqrt(inputs)`, if None.
 
     Returns:
-      A model that flattens each input.
+      A model that flattens each input. Of a pair `(inputs, context)` it puts the
+      context, a vector, beside each (CAVIA).
     """
     if not all(width > 0 for width in (*hidden, outputs)):
         raise ValueError(f"mlp: widths must be positive: got {(*hidden, outputs)}.")

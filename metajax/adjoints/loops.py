@@ -1,10 +1,4 @@
-"""The inner loop, and the ways to differentiate it.
-
-An adjoint takes an inner loss, an optax transformation and a number of steps, and
-returns `solve(params, args)`: the params after that many steps. The value is the same
-whatever the adjoint; its derivative with respect to `params` and `args` is not, or not
-at the same price.
-"""
+"""The inner loop, differentiated step by step: unrolled, or in mixed mode."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +10,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 import jax.numpy as jnp
 import optax
 
-from metajax import trees
-from metajax.base import Adjoint, Args, InnerLoss, Params
-from metajax.trees import Paths
+from metajax.base import Adjoint, Args, InnerLoss, Params, PyTree, Solve
 
 Remat = Literal["none", "step", "nested"]
 
@@ -101,47 +93,6 @@ def mixed_mode(last: int | None = None, *, remat: Remat = "step") -> Adjoint:
     return _adjoint("mixed_mode", _mixed_grad, last, remat, most_unrolled=1)
 
 
-def only(paths: Paths, adjoint: Adjoint) -> Adjoint:
-    """Lets an inner loop change some of the params, and leaves the others alone.
-
-    The others reach the inner loss as they are: they have a meta-gradient all the same.
-
-    Args:
-      paths: which params: a shell pattern of their paths such as "head/*", several
-        patterns, or a predicate on a path; see `trees.split`.
-      adjoint: how the inner loop is differentiated.
-
-    Returns:
-      An adjoint, whose optimizer sees the chosen params alone.
-
-    Raises:
-      ValueError: when traced, if no param matches; the message lists those there are.
-
-    Example:
-      MAML that adapts the convolutions and nothing else:
-
-      >>> adjoint = only("Conv_*/kernel", unroll())
-      >>> learner = maml(model, loss, optimizer, 1, adjoint=adjoint)  # doctest: +SKIP
-    """
-
-    def adjoint_of_some(
-        loss: InnerLoss, optimizer: optax.GradientTransformation, num_steps: int
-    ) -> Callable[[Params, Args], Params]:
-        def loss_of_some(some: Params, others_and_args: tuple[Params, Args]):
-            others, args = others_and_args
-            return loss(trees.merge(some, others), args)
-
-        solve_some = adjoint(loss_of_some, optimizer, num_steps)
-
-        def solve(params: Params, args: Args) -> Params:
-            some, others = trees.split(params, paths)
-            return trees.merge(solve_some(some, (others, args)), others)
-
-        return solve
-
-    return adjoint_of_some
-
-
 def _adjoint(
     name: str, grad, last: int | None, remat: Remat, most_unrolled: int
 ) -> Adjoint:
@@ -160,7 +111,7 @@ def _adjoint(
 
     def adjoint(
         loss: InnerLoss, optimizer: optax.GradientTransformation, num_steps: int
-    ) -> Callable[[Params, Args], Params]:
+    ) -> Solve:
         exact_steps = num_steps if last is None else last
         if num_steps < 0 or exact_steps > num_steps:
             raise ValueError(
@@ -168,44 +119,76 @@ def _adjoint(
                 f"must be at least 0: got {num_steps}."
             )
 
-        def solve(params: Params, args: Args) -> Params:
+        def solve(
+            params: Params, args: Args, per_step: PyTree = None, *, iterates=False
+        ) -> Params:
+            _check_per_step(per_step, num_steps)
             if exact_steps:
                 _check_derivative(optimizer, params)
 
-            def step(exact, carry):
+            def step(exact, carry, own):
                 params, state = carry
-                grads = grad(loss)(params, args)
+                step_args = (args,) if per_step is None else (args, own)
+                grads = grad(loss)(params, *step_args)
                 if not exact:
                     grads = jax.lax.stop_gradient(grads)
                 updates, state = optimizer.update(grads, state, params)
-                return optax.apply_updates(params, updates), state
+                params = optax.apply_updates(params, updates)
+                return (params, state), params if iterates else None
 
+            first, then = _split(per_step, num_steps - exact_steps)
             carry = params, optimizer.init(params)
             repeat = partial(_repeat, remat=remat, most_unrolled=most_unrolled)
-            carry = repeat(partial(step, False), carry, num_steps - exact_steps)
-            carry = repeat(partial(step, True), carry, exact_steps)
-            return carry[0]
+            carry, early = repeat(
+                partial(step, False), carry, first, num_steps - exact_steps
+            )
+            carry, late = repeat(partial(step, True), carry, then, exact_steps)
+            if not iterates:
+                return carry[0]
+            start = jax.tree.map(lambda leaf: leaf[None], params)
+            return _concatenate([start, early, late])
 
         return solve
 
     return adjoint
 
 
-def _mixed_grad(loss: InnerLoss) -> Callable[[Params, Args], Params]:
+def _check_per_step(per_step: PyTree, num_steps: int) -> None:
+    lengths = {len(leaf) for leaf in jax.tree.leaves(per_step)}
+    if lengths - {num_steps}:
+        raise ValueError(
+            f"per_step must have one entry for each of the {num_steps} inner steps: its "
+            f"leaves have {sorted(lengths)}."
+        )
+
+
+def _mixed_grad(loss: InnerLoss) -> Callable[..., Params]:
     """`jax.grad(loss)` with a derivative that keeps nothing but its arguments."""
 
-    def gradient(params: Params, args: Args) -> Params:
-        # A custom rule knows its arguments alone: what the loss closes over joins them.
-        traced = jax.make_jaxpr(loss)(params, args)
-
-        def closed(params, args, consts):
-            jaxpr = ClosedJaxpr(traced.jaxpr, consts)
-            return jaxpr_as_fun(jaxpr)(*jax.tree.leaves((params, args)))[0]
-
-        grads = _forward_over_reverse(closed, params, args, traced.consts)
+    def gradient(params: Params, *args: Args) -> Params:
+        closed, consts = with_constants(loss, params, *args)
+        grads = _forward_over_reverse(closed, params, args, consts)
         return checkpoint_name(grads, "inner_gradient")
 
     return gradient
+
+
+def with_constants(loss: InnerLoss, params: Params, *args: Args):
+    """A loss of its arguments alone: what it closes over becomes one of them.
+
+    A custom rule for derivatives knows no other.
+
+    Returns:
+      `closed`, such that `closed(params, args, consts)` is `loss(params, *args)`, and
+      `consts`.
+    """
+    traced = jax.make_jaxpr(loss)(params, *args)
+
+    def closed(params, args, consts):
+        jaxpr = ClosedJaxpr(traced.jaxpr, consts)
+        return jaxpr_as_fun(jaxpr)(*jax.tree.leaves((params, args)))[0]
+
+    return closed, traced.consts
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -220,45 +203,71 @@ def _keep_arguments(loss, *arguments):
     return _forward_over_reverse(loss, *arguments), kept
 
 
-def _product(loss, arguments, direction):
+def product(loss, arguments, direction):
+    """Derivatives of `grad(loss) . direction`, with the gradient by the first argument.
+
+    Args:
+      loss: a function of some arguments.
+      arguments: where, the first of them its params.
+      direction: a tree like the params.
+
+    Returns:
+      One tree for each argument; of type float0 for integers, as custom_vjp expects.
+    """
     params, *args = arguments
-    # Integers have a derivative of type float0, as custom_vjp expects.
     everywhere = jax.grad(loss, argnums=tuple(range(len(arguments))), allow_int=True)
     along = jax.jvp(lambda params: everywhere(params, *args), (params,), (direction,))
     return along[1]
 
 
-_forward_over_reverse.defvjp(_keep_arguments, _product)
+_forward_over_reverse.defvjp(_keep_arguments, product)
 
 
-def _repeat(step, carry, num_steps: int, remat: Remat, most_unrolled: int):
-    """Applies `step` to `carry` a number of times, as one compiled loop or a nest."""
+def _repeat(step, carry, xs, num_steps: int, remat: Remat, most_unrolled: int):
+    """`lax.scan` of a number of steps, as one compiled loop, a nest, or none."""
     if remat == "none":
-        return _scan(step, carry, num_steps, unroll=num_steps <= most_unrolled)
+        return _scan(step, carry, xs, num_steps, unroll=num_steps <= most_unrolled)
     saved = jax.checkpoint_policies.save_only_these_names("inner_gradient")
     step = jax.checkpoint(step, prevent_cse=False, policy=saved)
     if remat == "step":
-        return _scan(step, carry, num_steps)
+        return _scan(step, carry, xs, num_steps)
     # As many segments, steps in each, and steps left over, as are fewest in sum.
     length = min(
         range(1, num_steps + 1),
         key=lambda length: length + sum(divmod(num_steps, length)),
         default=1,
     )
+    number = num_steps // length
     segment = partial(_scan, step, num_steps=length)
     segment = jax.checkpoint(segment, prevent_cse=False)
-    carry = _scan(segment, carry, num_steps=num_steps // length)
-    return _scan(step, carry, num_steps=num_steps % length)
+    first, rest = _split(xs, number * length)
+    first = jax.tree.map(lambda x: x.reshape(number, length, *x.shape[1:]), first)
+    carry, early = _scan(segment, carry, first, num_steps=number)
+    early = jax.tree.map(lambda y: y.reshape(number * length, *y.shape[2:]), early)
+    carry, late = _scan(step, carry, rest, num_steps=num_steps % length)
+    return carry, _concatenate([early, late])
 
 
-def _scan(step, carry, num_steps: int, unroll: bool = False):
+def _scan(step, carry, xs, num_steps: int, unroll: bool = False):
     if not num_steps:
-        return carry
+        return carry, None
+    return jax.lax.scan(step, carry, xs, length=num_steps, unroll=unroll)
 
-    def body(carry, _):
-        return step(carry), None
 
-    return jax.lax.scan(body, carry, length=num_steps, unroll=unroll)[0]
+def _split(tree: PyTree, index: int) -> tuple[PyTree, PyTree]:
+    """What leaves have before an index, and from there on."""
+    return tuple(
+        jax.tree.map(lambda leaf: leaf[part], tree)  # noqa: B023
+        for part in (slice(None, index), slice(index, None))
+    )
+
+
+def _concatenate(trees: list[PyTree]) -> PyTree:
+    """Joins leaves along their first axis; a tree that is None has no steps."""
+    trees = [tree for tree in trees if tree is not None]
+    if len(trees) < 2:
+        return trees[0] if trees else None
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
 
 
 def _check_derivative(optimizer: optax.GradientTransformation, params: Params) -> None:

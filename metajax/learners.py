@@ -1,0 +1,70 @@
+"""What gradient-based meta-learners have in common."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax.base import Batch, Key, MetaLearner, MetaParams, Model, Params, PyTree
+
+
+def adapting_params(
+    model: Model,
+    adapt_params: Callable[[Key, MetaParams, Batch], Params],
+    init: Callable[[Key, PyTree], MetaParams] | None = None,
+) -> MetaLearner:
+    """A meta-learner that adapts the params of a model, and predicts with them.
+
+        adapted = calibrate(adapt_params(key, meta, support), support.inputs)
+        predict(meta, adapted, inputs) = apply(adapted, inputs)
+
+    Args:
+      model: the model.
+      adapt_params: from the support batch to params of the model.
+      init: the initial meta-parameters; params of the model by default.
+
+    Returns:
+      A meta-learner, whose adapted params are as `model.calibrate` leaves them.
+    """
+
+    def adapt(key: Key, meta: MetaParams, support: Batch) -> Params:
+        return model.calibrate(adapt_params(key, meta, support), support.inputs)
+
+    def predict(meta: MetaParams, adapted: Params, inputs: PyTree) -> PyTree:
+        del meta
+        return model.apply(adapted, inputs)
+
+    return MetaLearner(init or model.init, adapt, predict)
+
+
+def descend(rates: PyTree, *, per_step: bool = False) -> optax.GradientTransformation:
+    """Gradient descent at given rates, which may be meta-learned.
+
+        update = -rates * gradient
+
+    Args:
+      rates: one scalar for all params, or a tree like them, whose leaves are of their
+        shape or scalars. With `per_step` each leaf has a leading axis, `[steps, ...]`.
+      per_step: whether each inner step has rates of its own. Steps beyond the last one
+        use those of the last.
+
+    Returns:
+      An optax transformation.
+    """
+
+    def update(grads, count, params=None):
+        del params
+        now = at_step(rates, count) if per_step else rates
+        if jax.tree_util.treedef_is_leaf(jax.tree.structure(now)):
+            updates = jax.tree.map(lambda grad: -now * grad, grads)
+        else:
+            updates = jax.tree.map(lambda rate, grad: -rate * grad, now, grads)
+        return updates, count + 1
+
+    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+def at_step(per_step: PyTree, step: jax.Array | int) -> PyTree:
+    """What a step has of its own, leaves `[steps, ...]`; beyond the last, that one's."""
+    return jax.tree.map(lambda x: x[jnp.minimum(step, len(x) - 1)], per_step)
