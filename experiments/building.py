@@ -2,6 +2,7 @@
 
 from functools import partial
 import math
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import optax
 from experiments import components
 import metajax as mj
 from metajax import training
-from metajax.base import Objective, PyTree
+from metajax.base import Estimator, Objective, PyTree
 
 
 class Experiment(NamedTuple):
@@ -61,13 +62,25 @@ def build(config) -> tuple[Experiment, Progress]:
 
 def training_step(config, problem: components.Problem) -> training.TrainStep:
     """The outer step that the flags name."""
-    learner = _learner(config, problem, config.inner_steps)
-    estimator = mj.estimators.backprop(
-        _objective(problem, learner),
-        tasks_per_chunk=config.tasks_per_chunk,
-        mesh=_mesh(config),
-    )
-    return mj.train_step(estimator, _outer_optimizer(config))
+    optimizer = _outer_optimizer(config)
+    if not config.first_order_until and not config.multi_step_loss:
+        return mj.train_step(_estimator(config, problem), optimizer)
+
+    def meta_grad_at(step):
+        then = _estimator(config, problem, step)
+        if not config.first_order_until:
+            return then
+        first = _estimator(changed(config, last=0), problem, step)
+        return mj.estimators.before(step, config.first_order_until, first, then)
+
+    return mj.scheduled_step(meta_grad_at, optimizer)
+
+
+def changed(config, **flags) -> SimpleNamespace:
+    """The flags with other values for some of them."""
+    is_plain = isinstance(config, SimpleNamespace)
+    values = vars(config) if is_plain else config.flag_values_dict()
+    return SimpleNamespace(**values | flags)
 
 
 def place(config, tree: PyTree) -> PyTree:
@@ -130,11 +143,28 @@ def _learner(config, problem: components.Problem, num_steps: int) -> mj.MetaLear
     return make(config, model, problem.loss, num_steps)
 
 
+def _estimator(config, problem: components.Problem, step=None) -> Estimator:
+    """The estimator of training, at an outer step if it changes with it."""
+    learner = _learner(config, problem, config.inner_steps)
+    objective = _objective(problem, learner)
+    if config.multi_step_loss:
+        model = components.MODELS[config.model](config, problem.outputs)
+        stepwise = components.maml_plus_plus(
+            config, model, problem.loss, config.inner_steps, every_step=True
+        )
+        weights = mj.step_weights(step, config.inner_steps, config.multi_step_loss)
+        objective = mj.multi_step_loss(
+            stepwise, problem.loss, weights, **problem.metrics
+        )
+    make = components.ESTIMATORS[config.estimator]
+    chunk, mesh = config.tasks_per_chunk, _mesh(config)
+    return make(config, problem, learner, objective, tasks_per_chunk=chunk, mesh=mesh)
+
+
 def _objective(problem: components.Problem, learner: mj.MetaLearner) -> Objective:
     return mj.query_loss(learner, problem.loss, **problem.metrics)
 
 
 def _outer_optimizer(config) -> optax.GradientTransformation:
-    return components.optimizer(
-        config.outer_optimizer, config.outer_rate, config.outer_options
-    )
+    rate = components.SCHEDULES[config.outer_schedule](config)
+    return components.optimizer(config.outer_optimizer, rate, config.outer_options)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import optax
 
 import metajax as mj
-from metajax.base import Adjoint, Loss, MetaLearner, Model, Sampler
+from metajax.adjoints.implicit import Solver
+from metajax.base import Adjoint, Estimator, Loss, MetaLearner, Model, Sampler
 
 
 class Problem(NamedTuple):
@@ -141,7 +142,7 @@ MODELS: dict[str, Callable[[Any, int], Model]] = {"mlp": mlp, "conv4": conv4}
 
 
 def optimizer(
-    name: str, rate: float, options: list[str]
+    name: str, rate: float | optax.Schedule, options: list[str]
 ) -> optax.GradientTransformation:
     """Any optimizer that optax has by this name: `optimizer("adam", 1e-3, ["b1=0"])`."""
     factory = getattr(optax, name, None)
@@ -159,47 +160,183 @@ def optimizer(
     return made
 
 
+def constant(config) -> float:
+    return config.outer_rate
+
+
+def linear(config) -> optax.Schedule:
+    start, end = config.outer_rate, config.outer_final_rate
+    return optax.linear_schedule(start, end, max(config.num_steps, 1))
+
+
+def cosine(config) -> optax.Schedule:
+    end = config.outer_final_rate / config.outer_rate
+    return optax.cosine_decay_schedule(config.outer_rate, max(config.num_steps, 1), end)
+
+
+SCHEDULES: dict[str, Callable[[Any], float | optax.Schedule]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+}
+
+
 def maml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
-    optimizer, adjoint = _inner_optimizer(config), _adjoint(config)
+    optimizer, adjoint = _inner_optimizer(config), _adjoint(config, num_steps)
     return mj.maml(model, loss, optimizer, num_steps, adjoint=adjoint)
-
-
-def anil(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
-    optimizer, adjoint = _inner_optimizer(config), _adjoint(config)
-    return mj.anil(model, loss, optimizer, num_steps, adjoint=adjoint)
-
-
-def boil(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
-    optimizer, adjoint = _inner_optimizer(config), _adjoint(config)
-    return mj.boil(model, loss, optimizer, num_steps, adjoint=adjoint)
-
-
-def meta_sgd(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
-    return mj.meta_sgd(model, loss, num_steps, adjoint=_adjoint(config))
 
 
 def fomaml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
     return mj.fomaml(model, loss, _inner_optimizer(config), num_steps)
 
 
-def _adjoint(config) -> Adjoint:
-    adjoint = ADJOINTS[config.adjoint](remat=config.remat)
-    return mj.adjoints.only(config.adapted, adjoint) if config.adapted else adjoint
+def reptile(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    optimizer, size = _inner_optimizer(config), config.inner_batch
+    return mj.reptile(model, loss, optimizer, num_steps, batch_size=size)
+
+
+def anil(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    optimizer, adjoint = _inner_optimizer(config), _adjoint(config, num_steps)
+    return mj.anil(model, loss, optimizer, num_steps, adjoint=adjoint)
+
+
+def boil(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    optimizer, adjoint = _inner_optimizer(config), _adjoint(config, num_steps)
+    return mj.boil(model, loss, optimizer, num_steps, adjoint=adjoint)
+
+
+def meta_sgd(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    return mj.meta_sgd(
+        model,
+        loss,
+        num_steps,
+        initial_rates=tuple(map(float, config.initial_rates)),
+        rate_per=config.rate_per,
+        per_step="rates" in config.per_step,
+        adjoint=_adjoint(config, num_steps),
+    )
+
+
+def meta_curvature(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    optimizer, adjoint = _inner_optimizer(config), _adjoint(config, num_steps)
+    return mj.meta_curvature(model, loss, optimizer, num_steps, adjoint=adjoint)
+
+
+def cavia(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    return mj.cavia(
+        model,
+        loss,
+        _inner_optimizer(config),
+        num_steps,
+        num_context=config.num_context,
+        adjoint=_adjoint(config, num_steps),
+    )
+
+
+def imaml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+    return mj.imaml(
+        model,
+        loss,
+        _inner_optimizer(config),
+        num_steps,
+        regularization=config.regularization,
+        adjoint=_adjoint(config, num_steps),
+    )
+
+
+def maml_plus_plus(
+    config, model: Model, loss: Loss, num_steps: int, every_step: bool = False
+) -> MetaLearner:
+    return mj.maml_plus_plus(
+        model,
+        loss,
+        num_steps,
+        rate=config.inner_rate,
+        learn_rates="rates" in config.per_step,
+        normalization="Normalize_*" if "normalization" in config.per_step else None,
+        every_step=every_step,
+        adjoint=_adjoint(config, num_steps),
+    )
+
+
+LEARNERS: dict[str, Callable[[Any, Model, Loss, int], MetaLearner]] = {
+    "maml": maml,
+    "fomaml": fomaml,
+    "reptile": reptile,
+    "anil": anil,
+    "boil": boil,
+    "meta_sgd": meta_sgd,
+    "meta_curvature": meta_curvature,
+    "cavia": cavia,
+    "imaml": imaml,
+    "maml_plus_plus": maml_plus_plus,
+}
 
 
 def _inner_optimizer(config) -> optax.GradientTransformation:
     return optimizer(config.inner_optimizer, config.inner_rate, config.inner_options)
 
 
-ADJOINTS: dict[str, Callable[..., Adjoint]] = {
-    "unroll": mj.adjoints.unroll,
-    "mixed_mode": mj.adjoints.mixed_mode,
+def _adjoint(config, num_steps: int) -> Adjoint:
+    adjoint = ADJOINTS[config.adjoint](config, num_steps)
+    return mj.adjoints.only(config.adapted, adjoint) if config.adapted else adjoint
+
+
+def unroll(config, num_steps: int) -> Adjoint:
+    return mj.adjoints.unroll(_last(config, num_steps), remat=config.remat)
+
+
+def mixed_mode(config, num_steps: int) -> Adjoint:
+    return mj.adjoints.mixed_mode(_last(config, num_steps), remat=config.remat)
+
+
+def _last(config, num_steps: int) -> int | None:
+    """Evaluation may take fewer steps than training differentiates."""
+    return None if config.last is None else min(config.last, num_steps)
+
+
+def implicit(config, num_steps: int) -> Adjoint:
+    del num_steps
+    solver = SOLVERS[config.solver](config)
+    return mj.adjoints.implicit(solver, damping=config.damping)
+
+
+ADJOINTS: dict[str, Callable[[Any, int], Adjoint]] = {
+    "unroll": unroll,
+    "mixed_mode": mixed_mode,
+    "implicit": implicit,
 }
 
-LEARNERS: dict[str, Callable[[Any, Model, Loss, int], MetaLearner]] = {
-    "maml": maml,
-    "fomaml": fomaml,
-    "anil": anil,
-    "boil": boil,
-    "meta_sgd": meta_sgd,
+SOLVERS: dict[str, Callable[[Any], Solver]] = {
+    "cg": lambda config: mj.adjoints.cg(config.solver_iterations),
+    "gmres": lambda config: mj.adjoints.gmres(config.solver_iterations),
+    "neumann": lambda config: mj.adjoints.neumann(
+        config.solver_iterations, config.inner_rate
+    ),
+    "dense": lambda config: mj.adjoints.dense(),
+}
+
+
+def backprop(config, problem, learner, objective, **shared) -> Estimator:
+    del config, problem, learner
+    return mj.estimators.backprop(objective, **shared)
+
+
+def displacement(config, problem, learner, objective, **shared) -> Estimator:
+    del config, objective
+    return mj.estimators.displacement(
+        learner, problem.loss, **shared, **problem.metrics
+    )
+
+
+def evolution(config, problem, learner, objective, **shared) -> Estimator:
+    del problem, learner
+    pairs, std = config.evolution_pairs, config.evolution_std
+    return mj.estimators.evolution(objective, num_pairs=pairs, std=std, **shared)
+
+
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
+    "backprop": backprop,
+    "displacement": displacement,
+    "evolution": evolution,
 }

@@ -104,11 +104,30 @@ flags.DEFINE_enum(
 flags.DEFINE_enum(
     "learner",
     "maml",
-    ["maml", "fomaml", "anil", "boil", "meta_sgd"],
-    "The meta-learner; meta_sgd learns its inner rates.",
+    [
+        "maml",
+        "fomaml",
+        "reptile",
+        "anil",
+        "boil",
+        "meta_sgd",
+        "meta_curvature",
+        "cavia",
+        "imaml",
+        "maml_plus_plus",
+    ],
+    "The meta-learner.",
 )
-flags.DEFINE_string("inner_optimizer", "sgd", "Any optimizer that optax has.")
-flags.DEFINE_float("inner_rate", 0.01, "Rate of the inner optimizer.")
+flags.DEFINE_string(
+    "inner_optimizer",
+    "sgd",
+    "Any optimizer that optax has; meta_sgd and maml_plus_plus have their own.",
+)
+flags.DEFINE_float(
+    "inner_rate",
+    0.01,
+    "Rate of the inner optimizer, at which maml_plus_plus starts to learn its own.",
+)
 flags.DEFINE_list(
     "adapted",
     [],
@@ -120,8 +139,16 @@ flags.DEFINE_integer("inner_steps", 1, "Inner steps in training.", 0)
 flags.DEFINE_enum(
     "adjoint",
     "unroll",
-    ["unroll", "mixed_mode"],
-    "How the inner loop is differentiated; the result is the same to rounding.",
+    ["unroll", "mixed_mode", "implicit"],
+    "How the inner loop is differentiated: step by step, with the same result to "
+    "rounding, or at the point of rest that it is taken to have reached.",
+)
+flags.DEFINE_integer(
+    "last",
+    None,
+    "How many of the last inner steps are differentiated in full; 0 is first order, and "
+    "all is the default.",
+    0,
 )
 flags.DEFINE_enum(
     "remat",
@@ -129,6 +156,36 @@ flags.DEFINE_enum(
     ["none", "step", "nested"],
     "What of the inner loop is computed again rather than kept, to need less memory.",
 )
+flags.DEFINE_integer(
+    "inner_batch", None, "Support examples a step of reptile; all if not set.", 1
+)
+flags.DEFINE_list(
+    "initial_rates",
+    ["0.005", "0.1"],
+    "The least and the greatest of the inner rates that meta_sgd starts from.",
+)
+flags.DEFINE_enum(
+    "rate_per",
+    "parameter",
+    ["parameter", "leaf", "model"],
+    "What meta_sgd learns a rate for: each number, each weight matrix or bias, or all.",
+)
+flags.DEFINE_list(
+    "per_step",
+    [],
+    "What each inner step has of its own: rates (meta_sgd, maml_plus_plus), "
+    "normalization (maml_plus_plus with conv4).",
+)
+flags.DEFINE_integer("num_context", 5, "Context parameters of cavia.", 1)
+flags.DEFINE_float("regularization", 2.0, "Weight of imaml's proximal term.")
+flags.DEFINE_enum(
+    "solver",
+    "cg",
+    ["cg", "gmres", "neumann", "dense"],
+    "How --adjoint=implicit solves its linear system.",
+)
+flags.DEFINE_integer("solver_iterations", 5, "Products with the Hessian in it.", 0)
+flags.DEFINE_float("damping", 0.0, "Added to the Hessian in it.")
 flags.DEFINE_list(
     "eval_inner_steps",
     ["0", "1", "5", "10"],
@@ -143,6 +200,31 @@ flags.DEFINE_list(
 flags.DEFINE_string("outer_optimizer", "adam", "Any optimizer that optax has.")
 flags.DEFINE_float("outer_rate", 1e-3, "Rate of the outer optimizer.")
 flags.DEFINE_list("outer_options", [], "Its further arguments.")
+flags.DEFINE_enum(
+    "outer_schedule",
+    "constant",
+    ["constant", "linear", "cosine"],
+    "How the outer rate falls to --outer_final_rate over --num_steps.",
+)
+flags.DEFINE_float("outer_final_rate", 0.0, "Outer rate at the end of the schedule.")
+flags.DEFINE_enum(
+    "estimator",
+    "backprop",
+    ["backprop", "displacement", "evolution"],
+    "How the meta-gradient is estimated; displacement is Reptile's.",
+)
+flags.DEFINE_integer("evolution_pairs", 32, "Antithetic pairs of evolution.", 1)
+flags.DEFINE_float("evolution_std", 0.01, "Standard deviation of its noise.")
+flags.DEFINE_integer(
+    "multi_step_loss",
+    0,
+    "Outer steps in which maml_plus_plus counts the loss after every inner step, less "
+    "and less; 0 for none.",
+    0,
+)
+flags.DEFINE_integer(
+    "first_order_until", 0, "Outer steps at first order, before those in full.", 0
+)
 
 flags.DEFINE_integer("num_tasks", 32, "Tasks an outer step.", 1)
 flags.DEFINE_integer(
@@ -178,21 +260,73 @@ def _somewhere(values):
 
 
 @flags.multi_flags_validator(
-    ["learner", "adjoint", "remat"],
-    "--adjoint and --remat are not for --learner=fomaml, which needs neither",
+    ["learner", "adjoint", "remat", "last", "adapted"],
+    "--adjoint, --remat, --last and --adapted are not for --learner=fomaml or reptile, "
+    "which differentiate nothing",
 )
 def _adjoint(values):
-    return values["learner"] != "fomaml" or (values["adjoint"], values["remat"]) == (
-        "unroll",
-        "none",
+    if values.pop("learner") not in ("fomaml", "reptile"):
+        return True
+    return list(values.values()) == ["unroll", "none", None, []]
+
+
+@flags.multi_flags_validator(
+    ["learner", "adjoint"],
+    "--adjoint=implicit is for --learner=imaml, anil, boil or cavia: a point of rest "
+    "does not depend on the initialisation or the rates that the others learn",
+)
+def _implicit(values):
+    fitting = ("imaml", "anil", "boil", "cavia")
+    return values["adjoint"] != "implicit" or values["learner"] in fitting
+
+
+@flags.multi_flags_validator(
+    ["learner", "per_step", "multi_step_loss", "inner_steps"],
+    "--per_step lists rates (for --learner=meta_sgd or maml_plus_plus) and normalization "
+    "(for maml_plus_plus), and --multi_step_loss is for maml_plus_plus with inner steps",
+)
+def _stepwise(values):
+    allowed = {
+        "meta_sgd": {"rates"},
+        "maml_plus_plus": {"rates", "normalization"},
+    }.get(values["learner"], set())
+    weighted = values["learner"] == "maml_plus_plus" and values["inner_steps"] > 0
+    return set(values["per_step"]) <= allowed and (
+        weighted or not values["multi_step_loss"]
     )
 
 
 @flags.multi_flags_validator(
-    ["inner_rate", "outer_rate"], "rates must be positive and finite"
+    ["inner_rate", "outer_rate", "regularization", "evolution_std"],
+    "rates, --regularization and --evolution_std must be positive and finite",
 )
 def _positive(rates):
     return all(math.isfinite(rate) and rate > 0 for rate in rates.values())
+
+
+@flags.multi_flags_validator(
+    ["outer_final_rate", "damping"],
+    "--outer_final_rate and --damping must be at least 0 and finite",
+)
+def _not_negative(numbers):
+    return all(math.isfinite(n) and n >= 0 for n in numbers.values())
+
+
+@flags.validator("initial_rates", "must be two positive rates, the least first")
+def _range_of_rates(rates):
+    try:
+        low, high = map(float, rates)
+    except ValueError:
+        return False
+    return 0 < low <= high < math.inf
+
+
+@flags.multi_flags_validator(
+    ["solver", "solver_iterations"],
+    "--solver_iterations must be at least 1, but for --solver=neumann",
+)
+def _iterations(values):
+    return values["solver"] in ("neumann", "dense") or values["solver_iterations"] > 0
 
 
 @flags.validator("eval_inner_steps", "must be ascending integers, such as 0,1,5,10")

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import metajax as mj
-from metajax import logs
+from metajax import logs, trees
 
 _BEFORE, _AFTER, _TRUE = "0.55", "tab:orange", "tab:blue"
 
@@ -20,9 +20,8 @@ _BEFORE, _AFTER, _TRUE = "0.55", "tab:orange", "tab:blue"
 def curves(metrics: Path, path: Path) -> None:
     """Training and validation against the outer step, one panel a metric."""
     lines = logs.read_metrics(metrics)
-    names = sorted(
-        {name.split("/")[1] for line in lines for name in line if "/" in name}
-    )
+    parts = {name.partition("/")[::2] for line in lines for name in line}
+    names = sorted({name for part, name in parts if part in ("train", "validation")})
     if not names:
         return
     figure, axes = plt.subplots(
@@ -64,6 +63,18 @@ def adaptation(results: dict[int, mj.Evaluation], path: Path) -> None:
         if name == "loss":
             axis.set_yscale("log")
         axis.legend()
+    _save(figure, path)
+
+
+def rates(learned: mj.base.PyTree, path: Path) -> None:
+    """The learned inner rates of each leaf: their range, quarters and median."""
+    names = trees.leaf_paths(learned)
+    values = [np.ravel(leaf) for leaf in jax.tree.leaves(learned)]
+    figure, axis = plt.subplots(figsize=(7, 0.8 + 0.3 * len(names)))
+    axis.boxplot(values, orientation="horizontal", tick_labels=names, whis=(0, 100))
+    axis.axvline(0, color=_BEFORE, linewidth=0.8)
+    axis.invert_yaxis()
+    axis.set(xlabel="inner rate", title="learned inner rates")
     _save(figure, path)
 
 

@@ -3,7 +3,6 @@
 import math
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ import jax
 from experiments.building import (
     Experiment,
     build,
+    changed,
     num_devices,
     steps_ahead,
     tasks_per_device,
@@ -55,7 +55,7 @@ def dry_run(config, device: str) -> None:
         raise ValueError("--dry_run needs a training step: set --num_steps above 0.")
     # The devices stay the same, whatever the chunk.
     fixed = {"num_devices": num_devices(config)}
-    config = SimpleNamespace(**config.flag_values_dict() | fixed)
+    config = changed(config, **fixed)
     experiment, progress = build(config)
     share, usable = tasks_per_device(config), _USABLE * device_memory()
     given = config.tasks_per_chunk or share
@@ -86,7 +86,7 @@ def dry_run(config, device: str) -> None:
 def _measure(
     config, changes: Changes, experiment: Experiment, state: mj.TrainState
 ) -> Need:
-    config = SimpleNamespace(**vars(config) | changes)
+    config = changed(config, **changes)
     step = training_step(config, experiment.problem)
     traced = trace(config, experiment._replace(step=step), state)
     flops = matmul_flops(traced.jaxpr) / steps_ahead(config, 0)
@@ -101,7 +101,8 @@ def _measure(
 
 def _other_rungs(config) -> list[Changes]:
     """The rungs of the ladder that are not the one given, and that may help."""
-    if config.learner == "fomaml" or not config.inner_steps:
+    unrolls = config.estimator == "backprop" and config.adjoint != "implicit"
+    if config.learner in ("fomaml", "reptile") or not (unrolls and config.inner_steps):
         return []
     given = {"adjoint": config.adjoint, "remat": config.remat}
     worth_nesting = config.inner_steps >= 4

@@ -18,6 +18,9 @@ from metajax import checkpoints, logs, trees
 
 BAD_CONFIGURATION, NON_FINITE, OUT_OF_MEMORY = 2, 3, 4  # Exit codes.
 
+# Relative residuals above which a run warns.
+_FAR_FROM_REST, _POORLY_SOLVED = 0.1, 0.1
+
 # The tasks that every run with the same data, ways, shots and queries is judged on.
 _VALIDATION_SEED, _TEST_SEED = 1_000_001, 1_000_002
 
@@ -131,10 +134,11 @@ def train(
                 seconds = config.num_tasks * num_steps / means["tasks_per_second"]
                 logging.info(clock.stop(seconds, num_steps))
                 _draw_tasks(experiment, workdir)
+            _warn_of_residuals(means)
             validates = step % config.eval_every_steps == 0 or step == config.num_steps
             if validates:
                 progress, scores = _validate(config, experiment, progress)
-                means |= scores
+                means |= scores | _mean_rates(progress.state.meta)
             # The line first: one without its checkpoint is dropped when resumed.
             metric_log.write(step, means)
             if validates:
@@ -144,6 +148,29 @@ def train(
             bar.set_postfix({"loss": f"{means['train/loss']:.4f}", "tasks/s": rate})
     metric_log.close()
     return progress, True
+
+
+def _warn_of_residuals(means: dict[str, float]) -> None:
+    """Says where implicit differentiation assumes what is not so."""
+    left = means.get("train/inner_gradient", 0.0)
+    if left > _FAR_FROM_REST:
+        logging.log_first_n(
+            logging.WARNING,
+            "--adjoint=implicit takes the inner loop to have come to rest, but %.2g of "
+            "the gradient is left after it: the meta-gradient is off by about as much. "
+            "Take more --inner_steps, a larger --inner_rate or --regularization.",
+            1,
+            left,
+        )
+    residual = means.get("train/solver_residual", 0.0)
+    if residual > _POORLY_SOLVED:
+        logging.log_first_n(
+            logging.WARNING,
+            "the solver of --adjoint=implicit leaves a relative residual of %.2g: take "
+            "more --solver_iterations or some --damping.",
+            1,
+            residual,
+        )
 
 
 def _draw_tasks(experiment, workdir) -> None:
@@ -202,14 +229,28 @@ def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]
     return progress, means
 
 
+def _mean_rates(meta) -> dict[str, float]:
+    """The mean of the learned inner rates of each leaf, if there are any."""
+    rates = getattr(meta, "rates", None)
+    leaves = map(np.mean, jax.tree.leaves(rates))
+    names = [f"rates/{path}" for path in trees.leaf_paths(rates)]
+    return dict(zip(names, map(float, leaves)))
+
+
 def _explain_non_finite(config, state, metrics) -> None:
     loss, grad_norm = metrics["train/loss"], metrics["train/grad_norm"]
     bad = -1  # Training does not go past such a step.
+    solver = ""
+    if "train/solver_residual" in metrics:
+        residual = metrics["train/solver_residual"][bad]
+        solver = (
+            f", or --damping: the solver left a relative residual of {residual:.2g}"
+        )
     print(
         f"Error: step {int(state.step)} of seed {config.seed} has meta-loss {loss[bad]} "
         f"and gradient norm {grad_norm[bad]}; the state before it is saved. Start anew "
         "in another --workdir, with a smaller --inner_rate or --outer_rate, or fewer "
-        "--inner_steps.",
+        f"--inner_steps{solver}.",
         file=sys.stderr,
     )
 
@@ -227,6 +268,8 @@ def _report(config, workdir, experiment, progress) -> None:
     summary = _summary(config, progress, results)
     pictures.curves(workdir / "metrics.jsonl", workdir / "curves.png")
     pictures.adaptation(results, workdir / "result.png")
+    if getattr(progress.best, "rates", None) is not None:
+        pictures.rates(progress.best.rates, workdir / "rates.png")
     if isinstance(experiment.problem.test, mj.data.Sinusoid):
         picture = workdir / "predictions.png"
         test = experiment.problem.test

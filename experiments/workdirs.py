@@ -1,5 +1,6 @@
 """The directory of a run: whose it is, what made it, and what it found."""
 
+from collections.abc import Collection
 from importlib import metadata
 import json
 from pathlib import Path
@@ -49,7 +50,7 @@ def check(config, workdir: Path) -> None:
         )
     record = workdir / "run.flags"
     if record.exists():
-        differing = differences(config, workdir, ignore=_FREE)
+        differing = differences(config, workdir, ignore=_free(config, record))
         if differing:
             raise ValueError(
                 f"{workdir} holds an unfinished run with other flags: choose another "
@@ -59,12 +60,26 @@ def check(config, workdir: Path) -> None:
         raise ValueError(f"{workdir} is not empty and holds no run: choose another.")
 
 
-def differences(config, workdir: Path, ignore: tuple[str, ...] = ()) -> list[str]:
+def _free(config, record: Path) -> set[str]:
+    """The flags that may differ; not those by which the result would, too."""
+    fixed = set()
+    if "--adjoint=implicit" in {f"--adjoint={config.adjoint}", *_lines(record)}:
+        fixed.add("adjoint")
+    if config.outer_schedule != "constant":
+        fixed.add("num_steps")
+    return set(_FREE) - fixed
+
+
+def _lines(record: Path) -> list[str]:
+    return record.read_text().splitlines()
+
+
+def differences(config, workdir: Path, ignore: Collection[str] = ()) -> list[str]:
     """The lines in which the flags and those that a run has recorded differ.
 
     Flags that the run did not know yet count where they are not at their defaults.
     """
-    recorded = (workdir / "run.flags").read_text().splitlines()
+    recorded = _lines(workdir / "run.flags")
     known = {_name(config, line) for line in recorded}
     current = {
         line
