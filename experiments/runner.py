@@ -244,7 +244,8 @@ def _explain_non_finite(config, state, metrics) -> None:
     if "train/solver_residual" in metrics:
         residual = metrics["train/solver_residual"][bad]
         solver = (
-            f", or --damping: the solver left a relative residual of {residual:.2g}"
+            f"; the solver left a residual of {residual:.2g}, which --damping, a larger "
+            "--regularization or --solver=gmres may mend"
         )
     print(
         f"Error: step {int(state.step)} of seed {config.seed} has meta-loss {loss[bad]} "
