@@ -12,7 +12,7 @@ import optax
 
 from experiments import components
 import metajax as mj
-from metajax import training
+from metajax import training, trees
 from metajax.base import Estimator, Objective, PyTree
 
 
@@ -48,6 +48,9 @@ def build(config) -> tuple[Experiment, Progress]:
         _outer_optimizer(config),
         problem.train,
     )
+    if config.initial_params:
+        meta = trees.load(config.initial_params, state.meta)
+        state = state._replace(meta=meta, opt_state=_outer_optimizer(config).init(meta))
     state = place(config, state)
     progress = Progress(
         state,
@@ -140,7 +143,11 @@ def steps_ahead(config, step: int) -> int:
 def _learner(config, problem: components.Problem, num_steps: int) -> mj.MetaLearner:
     model = components.MODELS[config.model](config, problem.outputs)
     make = components.LEARNERS[config.learner]
-    return make(config, model, problem.loss, num_steps)
+    return _frozen(config, make(config, model, problem.loss, num_steps))
+
+
+def _frozen(config, learner: mj.MetaLearner) -> mj.MetaLearner:
+    return mj.freeze(learner, config.frozen) if config.frozen else learner
 
 
 def _estimator(config, problem: components.Problem, step=None) -> Estimator:
@@ -152,6 +159,7 @@ def _estimator(config, problem: components.Problem, step=None) -> Estimator:
         stepwise = components.maml_plus_plus(
             config, model, problem.loss, config.inner_steps, every_step=True
         )
+        stepwise = _frozen(config, stepwise)
         weights = mj.step_weights(step, config.inner_steps, config.multi_step_loss)
         objective = mj.multi_step_loss(
             stepwise, problem.loss, weights, **problem.metrics

@@ -134,6 +134,17 @@ flags.DEFINE_list(
     "Parameters that the inner loop changes, as shell patterns such as Conv_*,head/*; "
     "all by default.",
 )
+flags.DEFINE_list(
+    "frozen",
+    [],
+    "Meta-parameters that are not learned, as shell patterns such as Conv_*.",
+)
+flags.DEFINE_string(
+    "initial_params",
+    None,
+    "An npz file of meta-parameters to start from, such as another run's best.npz, or of "
+    "some of them.",
+)
 flags.DEFINE_list("inner_options", [], "Its further arguments, such as eps_root=1e-8.")
 flags.DEFINE_integer("inner_steps", 1, "Inner steps in training.", 0)
 flags.DEFINE_enum(

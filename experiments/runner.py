@@ -275,6 +275,7 @@ def _report(config, workdir, experiment, progress) -> None:
         picture = workdir / "predictions.png"
         test = experiment.problem.test
         pictures.regression(experiment.learners, progress.best, test, picture)
+    trees.save(workdir / "best.npz", progress.best)
     _write(workdir, "result", summary, results)
 
 

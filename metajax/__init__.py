@@ -25,6 +25,7 @@ from metajax.evaluation import mean_and_interval as mean_and_interval
 from metajax.evaluation import paired_difference as paired_difference
 from metajax.evaluation import summarize as summarize
 from metajax.hypergrad import check_hypergrad as check_hypergrad
+from metajax.learners import freeze as freeze
 from metajax.objectives import multi_step_loss as multi_step_loss
 from metajax.objectives import query_loss as query_loss
 from metajax.objectives import step_weights as step_weights

@@ -1,4 +1,4 @@
-"""What gradient-based meta-learners have in common."""
+"""What meta-learners have in common, and what can be made of any."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.base import Batch, Key, MetaLearner, MetaParams, Model, Params, PyTree
+from metajax import trees
+from metajax.base import (
+    Adapted,
+    Batch,
+    Key,
+    MetaLearner,
+    MetaParams,
+    Model,
+    Params,
+    PyTree,
+)
 
 
 def adapting_params(
@@ -36,6 +46,48 @@ def adapting_params(
         return model.apply(adapted, inputs)
 
     return MetaLearner(init or model.init, adapt, predict)
+
+
+def freeze(learner: MetaLearner, paths: trees.Paths) -> MetaLearner:
+    """A meta-learner some of whose meta-parameters stay as they are.
+
+    Their meta-gradient is zero and costs nothing. The inner loop may still adapt them,
+    unless `adjoints.only` keeps it from it.
+
+    Args:
+      learner: the meta-learner.
+      paths: which meta-parameters, by their paths; see `trees.split`.
+
+    Returns:
+      A meta-learner with the same functions otherwise.
+
+    Raises:
+      ValueError: when traced, if nothing matches.
+
+    Note:
+      An outer optimizer that moves parameters without a gradient, as weight decay does,
+      must be told to leave them alone (`optax.masked`).
+
+    Example:
+      A pre-trained body, of which the head alone is meta-learned and adapted:
+
+      >>> learner = freeze(anil(model, loss, optimizer, 5), "Conv_*")  # doctest: +SKIP
+      >>> state = init_state(key, learner, optax.adam(1e-3), data)  # doctest: +SKIP
+      >>> meta = trees.load("backbone.npz", state.meta)  # doctest: +SKIP
+      >>> state = state._replace(meta=meta)  # doctest: +SKIP
+    """
+
+    def frozen(meta: MetaParams) -> MetaParams:
+        some, others = trees.split(meta, paths)
+        return trees.merge(jax.lax.stop_gradient(some), others)
+
+    def adapt(key: Key, meta: MetaParams, support: Batch) -> Adapted:
+        return learner.adapt(key, frozen(meta), support)
+
+    def predict(meta: MetaParams, adapted: Adapted, inputs: PyTree) -> PyTree:
+        return learner.predict(frozen(meta), adapted, inputs)
+
+    return MetaLearner(learner.init, adapt, predict)
 
 
 def descend(rates: PyTree, *, per_step: bool = False) -> optax.GradientTransformation:

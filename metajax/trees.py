@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
+import zipfile
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metajax.base import PyTree
 
@@ -106,3 +109,46 @@ def merge(first: PyTree, second: PyTree) -> PyTree:
     return jax.tree.map(
         lambda a, b: b if a is None else a, first, second, is_leaf=lambda x: x is None
     )
+
+
+def save(path: str | Path, tree: PyTree) -> None:
+    """Writes a tree to an npz file, its leaves by their paths, for `load` or NumPy."""
+    leaves = map(np.asarray, jax.device_get(jax.tree.leaves(tree)))
+    np.savez(path, **dict(zip(leaf_paths(tree), leaves)))
+
+
+def load(path: str | Path, like: PyTree) -> PyTree:
+    """Reads leaves from an npz file, such as those of a pre-trained backbone.
+
+    Args:
+      path: a file as `save` writes it: arrays by the paths of leaves.
+      like: the tree to fill; leaves that the file does not have stay as they are here.
+
+    Returns:
+      A tree like `like`, with its dtypes.
+
+    Raises:
+      ValueError: if the file cannot be read, has a leaf that the tree has not, none that
+        it has, or one of another shape.
+    """
+    try:
+        with np.load(path) as file:
+            found = dict(file)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not an npz file of parameters: {error}") from error
+    leaves, structure = jax.tree.flatten(like)
+    wanted = dict(zip(leaf_paths(like), leaves))
+    strange = sorted(set(found) - set(wanted))
+    if strange or not found:
+        raise ValueError(
+            f"{path} has {', '.join(strange) or 'no array'}, but the parameters are "
+            f"{', '.join(wanted)}: rename or leave out what does not belong."
+        )
+    for name, leaf in found.items():
+        if leaf.shape != wanted[name].shape:
+            raise ValueError(
+                f"{path} has {name} of shape {leaf.shape}, but it must be "
+                f"{wanted[name].shape}."
+            )
+        wanted[name] = jnp.asarray(leaf, wanted[name].dtype)
+    return structure.unflatten(wanted.values())

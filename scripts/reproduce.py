@@ -28,6 +28,7 @@ class Run(NamedTuple):
     published: str = "-"
     preset: str | None = None
     flags: tuple[str, ...] = ()  # Where the run departs from its preset.
+    shots: tuple[int, ...] = ()  # Of further tests, with as many queries.
     # (inner steps, metric) to the range that the mean must be in.
     targets: dict[tuple[int, str], tuple[float, float]] = {}
 
@@ -48,6 +49,7 @@ RUNS = [
     Run(
         "sinusoid",
         seeds=(0, 1, 2),
+        shots=(5, 10, 20),
         published="0.67, 0.38, 0.35 (1, 5, 10 steps; Finn et al. 2017)",
         targets={
             (1, "loss"): (0.0, 0.67),
@@ -55,10 +57,20 @@ RUNS = [
             (10, "loss"): (0.0, 0.35),
         },
     ),
-    Run("sinusoid_fomaml", seeds=(0, 1, 2)),
-    Run("sinusoid_anil", seeds=(0, 1, 2)),
-    Run("sinusoid_boil", seeds=(0, 1, 2)),
-    Run("sinusoid_meta_sgd", seeds=(0, 1, 2)),
+    *(
+        Run(f"sinusoid_{learner}", seeds=(0, 1, 2), shots=(5, 10, 20))
+        for learner in (
+            "fomaml",
+            "reptile",
+            "anil",
+            "boil",
+            "meta_sgd",
+            "meta_curvature",
+            "cavia",
+            "imaml",
+            "maml_plus_plus",
+        )
+    ),
     Run(
         "omniglot_5way_1shot",
         published="98.7 +- 0.4 (3 steps; Finn et al. 2017)",
@@ -68,6 +80,10 @@ RUNS = [
     Run("omniglot_5way_1shot_fomaml", published="98.3 (Nichol et al. 2018)"),
     Run("omniglot_5way_1shot_anil"),
     Run("omniglot_5way_1shot_meta_sgd"),
+    Run("omniglot_5way_1shot_reptile", published="97.68 (Nichol et al. 2018)"),
+    Run("omniglot_5way_1shot_reptile_inductive", published="95.39 (likewise)"),
+    Run("omniglot_5way_1shot_imaml"),
+    Run("omniglot_5way_1shot_maml_plus_plus", published="99.47 (Antoniou et al. 2019)"),
     Run("omniglot_20way_1shot", published="95.8 +- 0.3 (5 steps; Finn et al. 2017)"),
     *(
         Run(f"omniglot_20way_1shot_{name}", preset="omniglot_20way_1shot", flags=flags)
@@ -105,14 +121,32 @@ def execute(run: Run, seed: int, workdir: Path, data_dir: str | None) -> None:
         code = subprocess.run(command, cwd=ROOT).returncode
         if code:
             sys.exit(code)  # The run has said why.
+    for shots in run.shots:
+        _test(where, shots)
     kept = RESULTS / where.name
     kept.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
+    for name in (*KEPT, *(f"shots-{shots}.json" for shots in run.shots)):
         text = (where / name).read_text()
         # Where this machine keeps things is nobody's business.
         for place in filter(None, (data_dir, str(workdir))):
             text = text.replace(place, "DIR")
         (kept / name).write_text(text)
+
+
+def _test(where: Path, shots: int) -> None:
+    """Tests a finished run on tasks of another number of shots."""
+    found = where / f"shots-{shots}.json"
+    if found.exists():
+        return
+    before = set(where.glob("eval*.json"))
+    command = [sys.executable, "-m", "experiments.few_shot", "--eval_only"]
+    command += [f"--workdir={where}", f"--eval_shots={shots}"]
+    command += [f"--eval_queries={shots}"]
+    code = subprocess.run(command, cwd=ROOT).returncode
+    if code:
+        sys.exit(code)
+    (result,) = set(where.glob("eval*.json")) - before
+    result.rename(found)
 
 
 def table() -> str:
