@@ -282,6 +282,13 @@ def _adjoint(values):
 
 
 @flags.multi_flags_validator(
+    ["last", "inner_steps"], "--last must be at most --inner_steps"
+)
+def _no_more_than_there_are(values):
+    return values["last"] is None or values["last"] <= values["inner_steps"]
+
+
+@flags.multi_flags_validator(
     ["learner", "adjoint"],
     "--adjoint=implicit is for --learner=imaml, anil, boil or cavia: a point of rest "
     "does not depend on the initialisation or the rates that the others learn",

@@ -137,6 +137,9 @@ def test_the_flags_list_what_the_registry_has():
         "model": components.MODELS,
         "learner": components.LEARNERS,
         "adjoint": components.ADJOINTS,
+        "solver": components.SOLVERS,
+        "estimator": components.ESTIMATORS,
+        "outer_schedule": components.SCHEDULES,
     }.items():
         assert few_shot.FLAGS[name].parser.enum_values == list(registry)
 
@@ -156,6 +159,21 @@ BAD_FLAGS = {
     "one rotation": (["--rotations=0:90"], "three ranges"),
     "NaN scale": (["--init_std=nan"], "positive and finite"),
     "no width": (["--hidden=0"], "positive integers"),
+    "an adjoint for none": (["--learner=fomaml", "--last=0"], "differentiate nothing"),
+    "more than all steps": (["--last=3", "--inner_steps=2"], "at most --inner_steps"),
+    "rest of no use": (["--adjoint=implicit"], "does not depend on the initialisation"),
+    "steps alike": (["--per_step=rates"], "for --learner=meta_sgd or maml_plus_plus"),
+    "unknown step": (
+        ["--learner=meta_sgd", "--per_step=normalization"],
+        "--per_step lists rates",
+    ),
+    "no proximal term": (["--regularization=0"], "must be positive and finite"),
+    "negative damping": (["--damping=-1"], "at least 0 and finite"),
+    "rates in disorder": (["--initial_rates=0.1,0.01"], "the least first"),
+    "no iterations": (
+        ["--solver_iterations=0"],
+        "--solver_iterations must be at least",
+    ),
 }
 
 
@@ -190,6 +208,20 @@ BAD_CONFIGURATIONS = {
     "no GPU": (["--platform=gpu"], "--platform=gpu was asked for"),
     "too many devices": (["--num_devices=1000"], "choose one of 1"),
     "no run to evaluate": (["--eval_only"], "holds no run to evaluate"),
+    "nothing adapted": (["--adapted=Conv_*"], "Nothing matches ['Conv_*']: there are"),
+    "nothing frozen": (
+        ["--frozen=body"],
+        "Nothing matches ['body']: there are Dense_0",
+    ),
+    "no parameters": (["--initial_params=/nowhere.npz"], "/nowhere.npz is not an npz"),
+    "no displacement": (
+        ["--learner=meta_sgd", "--estimator=displacement"],
+        "displacement needs a learner",
+    ),
+    "nothing to normalise": (
+        ["--learner=maml_plus_plus", "--per_step=normalization"],
+        "Nothing matches 'Normalize_*'",
+    ),
 }
 
 
@@ -333,3 +365,63 @@ def test_two_runs_are_compared_task_by_task(run, tmp_path, capsys):
     assert compare.compare(workdirs[0], workdirs[2]) == 2
     assert "same tasks" in capsys.readouterr().err
     assert compare.compare(workdirs[0], tmp_path / "absent") == 2
+
+
+def test_parameters_of_one_run_start_another_and_the_frozen_stay(run, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(*TINY, f"--workdir={first}")[0] == 0
+    start = [f"--initial_params={first / 'best.npz'}", "--learner=anil"]
+    frozen = ["--frozen=Dense_*", f"--workdir={second}"]
+    assert run(*TINY, *start, *frozen)[0] == 0
+    before, after = (np.load(path / "best.npz") for path in (first, second))
+    assert (
+        set(before)
+        == set(after)
+        == {
+            f"{layer}/{name}"
+            for layer in ("Dense_0", "head")
+            for name in ("bias", "kernel")
+        }
+    )
+    for name in before:
+        same = np.array_equal(before[name], after[name])
+        assert same == name.startswith("Dense_"), name
+
+
+def test_learned_rates_are_logged_and_drawn(run, tmp_path):
+    flags = ["--learner=maml_plus_plus", "--per_step=rates", "--multi_step_loss=2"]
+    flags += ["--inner_steps=2", "--first_order_until=1", "--outer_schedule=cosine"]
+    assert run(*TINY, *flags, f"--workdir={tmp_path / 'run'}")[0] == 0
+    lines = logs.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    rates = [line["rates/head/kernel"] for line in lines if "validation/loss" in line]
+    assert len(rates) == 2 and rates[0] != rates[1]
+    assert (tmp_path / "run" / "rates.png").stat().st_size > 5_000
+
+
+def test_implicit_runs_report_and_warn_of_their_residuals(run, tmp_path, caplog):
+    flags = ["--learner=imaml", "--adjoint=implicit", "--inner_rate=1e-4"]
+    assert run(*TINY, *flags, f"--workdir={tmp_path / 'run'}")[0] == 0
+    line = logs.read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert 0.9 < line["train/inner_gradient"] < 1 and line["train/solver_residual"] >= 0
+    assert "0.99 of the gradient is left" in caplog.text
+
+
+def test_what_would_change_the_result_cannot_be_changed_half_way(run, tmp_path):
+    workdir, schedule = tmp_path / "run", ["--outer_schedule=linear"]
+    assert run(*TINY, *schedule, f"--workdir={workdir}")[0] == 0
+    (workdir / "result.json").unlink()
+    code, _, errors = run(*TINY, *schedule, "--num_steps=8", f"--workdir={workdir}")
+    assert code == 2 and "--num_steps=4 --num_steps=8" in errors
+    other = tmp_path / "other"
+    imaml = ["--learner=imaml", f"--workdir={other}"]
+    assert run(*TINY, "--adjoint=implicit", *imaml)[0] == 0
+    (other / "result.json").unlink()
+    code, _, errors = run(*TINY, *imaml)
+    assert code == 2 and "--adjoint=implicit" in errors
+
+
+@pytest.mark.parametrize("estimator", ["displacement", "evolution"])
+def test_other_estimators_train(run, tmp_path, estimator):
+    flags = [f"--estimator={estimator}", "--learner=reptile", "--inner_batch=2"]
+    code, _, errors = run(*TINY, *flags, f"--workdir={tmp_path / 'run'}")
+    assert code == 0, errors
