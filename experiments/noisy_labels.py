@@ -207,9 +207,8 @@ def judge(train, name: str, hyper, data: Data, test: mj.Batch) -> dict:
     }
 
 
-def learn(config, name: str, adjoint, data: Data) -> tuple[dict, dict]:
-    """Descends the validation loss: the hyperparameters, and what it took."""
-    optimizer = optax.adam(config.outer_rate)
+def compiled_step(config, adjoint, optimizer, hyper, data: Data):
+    """`(hyper, state, data) -> (hyper, state, validation loss before)`, compiled."""
     loss = validation_loss(adjoint, config.inner_rate, config.num_inner_steps)
 
     def step(hyper, state, data):
@@ -217,23 +216,42 @@ def learn(config, name: str, adjoint, data: Data) -> tuple[dict, dict]:
         updates, state = optimizer.update(grads, state, hyper)
         return optax.apply_updates(hyper, updates), state, value
 
-    hyper = initial(config.l2)
-    state = optimizer.init(hyper)
-    compiled = jax.jit(step).lower(hyper, state, data).compile()
-    losses, seconds = [], []
-    for index in range(config.num_outer_steps):
-        started = time.perf_counter()
-        hyper, state, value = compiled(hyper, state, data)
-        losses.append(float(value))  # Waits for it.
-        seconds.append(time.perf_counter() - started)
-        if (index + 1) % 10 == 0:
-            text = "%s: outer step %d of %d, validation loss %.3f"
-            logging.info(text, name, index + 1, config.num_outer_steps, value)
-    return hyper, {
-        "losses": losses,
-        "seconds": min(seconds),  # Of the fastest step: the cores may be shared.
-        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+    return jax.jit(step).lower(hyper, optimizer.init(hyper), data).compile()
+
+
+def learn(config, data: Data) -> dict[str, tuple[dict, dict]]:
+    """Descends the validation loss: by adjoint, the hyperparameters and what it took.
+
+    The adjoints take their steps in turn, so that a busy moment meets all of them.
+    """
+    optimizer, hyper = optax.adam(config.outer_rate), initial(config.l2)
+    ways = adjoints(config)
+    steps = {
+        n: compiled_step(config, a, optimizer, hyper, data) for n, a in ways.items()
     }
+    states = dict.fromkeys(ways, (hyper, optimizer.init(hyper)))
+    losses, seconds = ({name: [] for name in ways} for _ in range(2))
+    for index in range(config.num_outer_steps):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            *states[name], value = step(*states[name], data)
+            losses[name].append(float(value))  # Waits for it.
+            seconds[name].append(time.perf_counter() - started)
+        if (index + 1) % 5 == 0:
+            now = ", ".join(
+                f"{name} {values[-1]:.3f}" for name, values in losses.items()
+            )
+            text = "outer step %d of %d, validation loss %s"
+            logging.info(text, index + 1, config.num_outer_steps, now)
+    took = {
+        name: {
+            "losses": losses[name],
+            "seconds": min(seconds[name]),  # Other work may share the cores.
+            "temporary_bytes": step.memory_analysis().temp_size_in_bytes,
+        }
+        for name, step in steps.items()
+    }
+    return {name: (states[name][0], took[name]) for name in ways}
 
 
 def compare(config, data: Data) -> list[dict]:
@@ -328,11 +346,11 @@ def picture(fits: list[dict], derivatives: list[dict], path: Path) -> None:
         errors.plot(steps, values, marker=".", label=fit["name"], **style)
     losses.set(xlabel="outer step", title="validation loss")
     errors.set(xscale="log", yscale="log", xlabel="inner steps")
-    errors.set_title("error of the hypergradient")
+    errors.set_title("hypergradient: error to that at rest")
     colors = ["tab:blue", "tab:orange"] * 5
     weights.bar(range(10), implicit["weights"], color=colors)
     weights.axhline(1, color="0.55", linestyle="--")
-    weights.set(xlabel="label (odd ones are the noisy)", xticks=range(10))
+    weights.set(xlabel="label (the wrong ones are odd)", xticks=range(10))
     weights.set_title(f"weights by {implicit['name']}")
     for axis in (losses, errors):
         axis.legend(fontsize=7)
@@ -358,8 +376,7 @@ def run(config) -> int:
         fits = [judge(train, n, start, d, test) for n, d in references.items()]
         workdir.mkdir(parents=True, exist_ok=True)
         derivatives = compare(config, data)
-        for name, adjoint in adjoints(config).items():
-            hyper, took = learn(config, name, adjoint, data)
+        for name, (hyper, took) in learn(config, data).items():
             fits.append(judge(train, name, hyper, data, test) | took)
     except (ValueError, OSError, mj.data.DataError) as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -367,6 +384,7 @@ def run(config) -> int:
     text = table(config, fits, derivatives)
     print(text)
     (workdir / "result.txt").write_text(text + "\n")
+    # Where this machine keeps things is nobody's business.
     names = sorted(set(FLAGS) - {"workdir", "data_dir"})
     record = {
         "flags": {name: config[name].value for name in names},

@@ -5,6 +5,7 @@ from metajax import data as data
 from metajax import estimators as estimators
 from metajax import losses as losses
 from metajax import models as models
+from metajax import trees as trees
 from metajax.algorithms import anil as anil
 from metajax.algorithms import boil as boil
 from metajax.algorithms import cavia as cavia
