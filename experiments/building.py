@@ -140,27 +140,24 @@ def steps_ahead(config, step: int) -> int:
     return min(config.log_every_steps, until_eval, config.num_steps - step)
 
 
-def _learner(config, problem: components.Problem, num_steps: int) -> mj.MetaLearner:
+def _learner(
+    config, problem: components.Problem, num_steps: int, **options
+) -> mj.MetaLearner:
     model = components.MODELS[config.model](config, problem.outputs)
     make = components.LEARNERS[config.learner]
-    return _frozen(config, make(config, model, problem.loss, num_steps))
-
-
-def _frozen(config, learner: mj.MetaLearner) -> mj.MetaLearner:
+    learner = make(config, model, problem.loss, num_steps, **options)
     return mj.freeze(learner, config.frozen) if config.frozen else learner
 
 
 def _estimator(config, problem: components.Problem, step=None) -> Estimator:
     """The estimator of training, at an outer step if it changes with it."""
     learner = _learner(config, problem, config.inner_steps)
-    objective = _objective(problem, learner)
-    if config.multi_step_loss:
-        model = components.MODELS[config.model](config, problem.outputs)
-        stepwise = components.maml_plus_plus(
-            config, model, problem.loss, config.inner_steps, every_step=True
-        )
-        stepwise = _frozen(config, stepwise)
-        weights = mj.step_weights(step, config.inner_steps, config.multi_step_loss)
+    weigh = components.STEP_WEIGHTS.get(config.learner, lambda config, step: None)
+    weights = weigh(config, step)
+    if weights is None:
+        objective = _objective(problem, learner)
+    else:
+        stepwise = _learner(config, problem, config.inner_steps, every_step=True)
         objective = mj.multi_step_loss(
             stepwise, problem.loss, weights, **problem.metrics
         )

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import itertools
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 import metajax as mj
@@ -125,7 +127,7 @@ DATA: dict[str, Callable[[Any], Problem]] = {
 
 def mlp(config, outputs: int) -> Model:
     hidden = [int(width) for width in config.hidden]
-    return mj.models.mlp(hidden, outputs, init_std=config.init_std)
+    return mj.models.mlp(hidden, outputs, init_std=config.init_std, warp=config.warp)
 
 
 def conv4(config, outputs: int) -> Model:
@@ -135,6 +137,7 @@ def conv4(config, outputs: int) -> Model:
         downsample=config.downsample,
         normalization=config.normalization,
         head_std=config.init_std,
+        warp=config.warp,
     )
 
 
@@ -259,6 +262,14 @@ def maml_plus_plus(
     )
 
 
+def warpgrad(
+    config, model: Model, loss: Loss, num_steps: int, every_step: bool = False
+) -> MetaLearner:
+    return mj.warpgrad(
+        model, loss, num_steps, rate=config.inner_rate, every_step=every_step
+    )
+
+
 LEARNERS: dict[str, Callable[[Any, Model, Loss, int], MetaLearner]] = {
     "maml": maml,
     "fomaml": fomaml,
@@ -270,6 +281,26 @@ LEARNERS: dict[str, Callable[[Any, Model, Loss, int], MetaLearner]] = {
     "cavia": cavia,
     "imaml": imaml,
     "maml_plus_plus": maml_plus_plus,
+    "warpgrad": warpgrad,
+}
+
+
+def _annealed(config, step: jax.Array) -> jax.Array | None:
+    if not config.multi_step_loss:
+        return None
+    return mj.step_weights(step, config.inner_steps, config.multi_step_loss)
+
+
+def _equal(config, step: jax.Array) -> jax.Array:
+    del step
+    return jnp.full(config.inner_steps, 1 / config.inner_steps)
+
+
+# Learners that train on the loss after every inner step: how much each counts at an outer
+# step, or None if the last one alone does.
+STEP_WEIGHTS: dict[str, Callable[[Any, jax.Array], jax.Array | None]] = {
+    "maml_plus_plus": _annealed,
+    "warpgrad": _equal,
 }
 
 

@@ -89,6 +89,7 @@ flags.DEFINE_float(
     "Standard deviation of the initial weights of mlp, or of conv4's head; LeCun's if "
     "not set.",
 )
+flags.DEFINE_bool("warp", False, "Give the model layers for warpgrad.")
 flags.DEFINE_integer("width", 64, "Features of each convolution of conv4.", 1)
 flags.DEFINE_enum(
     "downsample", "stride", ["stride", "pool"], "How conv4 halves its maps."
@@ -115,13 +116,14 @@ flags.DEFINE_enum(
         "cavia",
         "imaml",
         "maml_plus_plus",
+        "warpgrad",
     ],
     "The meta-learner.",
 )
 flags.DEFINE_string(
     "inner_optimizer",
     "sgd",
-    "Any optimizer that optax has; meta_sgd and maml_plus_plus have their own.",
+    "Any optimizer that optax has; meta_sgd, maml_plus_plus and warpgrad have their own.",
 )
 flags.DEFINE_float(
     "inner_rate",
@@ -272,13 +274,24 @@ def _somewhere(values):
 
 @flags.multi_flags_validator(
     ["learner", "adjoint", "remat", "last", "adapted"],
-    "--adjoint, --remat, --last and --adapted are not for --learner=fomaml or reptile, "
-    "which differentiate nothing",
+    "--adjoint, --remat, --last and --adapted are not for --learner=fomaml, reptile or "
+    "warpgrad, which settle them",
 )
 def _adjoint(values):
-    if values.pop("learner") not in ("fomaml", "reptile"):
+    if values["learner"] not in ("fomaml", "reptile", "warpgrad"):
         return True
-    return list(values.values()) == ["unroll", "none", None, []]
+    given = [values[name] for name in ("adjoint", "remat", "last", "adapted")]
+    return given == ["unroll", "none", None, []]
+
+
+@flags.multi_flags_validator(
+    ["learner", "warp", "inner_steps"],
+    "--learner=warpgrad needs --warp and at least one of --inner_steps",
+)
+def _warped(values):
+    if values["learner"] != "warpgrad":
+        return True
+    return values["warp"] and values["inner_steps"] > 0
 
 
 @flags.multi_flags_validator(

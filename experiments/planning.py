@@ -102,7 +102,9 @@ def _measure(
 def _other_rungs(config) -> list[Changes]:
     """The rungs of the ladder that are not the one given, and that may help."""
     unrolls = config.estimator == "backprop" and config.adjoint != "implicit"
-    if config.learner in ("fomaml", "reptile") or not (unrolls and config.inner_steps):
+    if config.learner in ("fomaml", "reptile", "warpgrad") or not (
+        unrolls and config.inner_steps
+    ):
         return []
     given = {"adjoint": config.adjoint, "remat": config.remat}
     worth_nesting = config.inner_steps >= 4

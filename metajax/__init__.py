@@ -16,6 +16,7 @@ from metajax.algorithms import maml_plus_plus as maml_plus_plus
 from metajax.algorithms import meta_curvature as meta_curvature
 from metajax.algorithms import meta_sgd as meta_sgd
 from metajax.algorithms import reptile as reptile
+from metajax.algorithms import warpgrad as warpgrad
 from metajax.base import Batch as Batch
 from metajax.base import MetaLearner as MetaLearner
 from metajax.base import Model as Model

@@ -69,6 +69,7 @@ RUNS = [
             "cavia",
             "imaml",
             "maml_plus_plus",
+            "warpgrad",
         )
     ),
     Run(

@@ -17,6 +17,7 @@ WAYS, SHOTS, QUERIES = 3, 2, 2
 MODEL = mj.models.mlp([6], WAYS)
 SGD = optax.sgd(0.1, momentum=0.5)
 
+WARPED = mj.models.mlp([6], WAYS, warp=True)
 LOSS = losses.cross_entropy
 
 # By the number of inner steps.
@@ -31,6 +32,7 @@ LEARNERS = {
     "cavia": lambda steps: mj.cavia(MODEL, LOSS, SGD, steps, num_context=2),
     "imaml": lambda steps: mj.imaml(MODEL, LOSS, SGD, steps),
     "maml_plus_plus": lambda steps: mj.maml_plus_plus(MODEL, LOSS, steps, rate=0.1),
+    "warpgrad": lambda steps: mj.warpgrad(WARPED, LOSS, steps, rate=0.1),
 }
 
 

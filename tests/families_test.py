@@ -9,7 +9,7 @@ import pytest
 import metajax as mj
 from metajax import losses, trees
 from metajax.training import draw_tasks
-from tests.algorithms_test import MODEL, predictions, random_task, start
+from tests.algorithms_test import MODEL, WARPED, predictions, random_task, start
 
 LOSS, RATE = losses.cross_entropy, 0.1
 LINEAR = mj.Model(
@@ -433,3 +433,60 @@ def test_maml_plus_plus_refuses_what_it_cannot_do():
     learner = mj.maml_plus_plus(MODEL, LOSS, 1, rate=0.1, normalization="Norm*")
     with pytest.raises(ValueError, match="Nothing matches 'Norm\\*': there are"):
         start(learner)
+
+
+def test_warpgrad_adapts_all_but_the_warp_layers():
+    learner = mj.warpgrad(WARPED, LOSS, 3, rate=RATE)
+    meta, task = start(learner)
+
+    def is_task(path):
+        return not path.startswith("Warp")
+
+    adjoint = mj.adjoints.only(is_task, mj.adjoints.unroll())
+    maml = mj.maml(WARPED, LOSS, optax.sgd(RATE), 3, adjoint=adjoint)
+    assert_close(predictions(learner, meta, task), predictions(maml, meta, task))
+
+
+def test_warpgrad_differentiates_each_step_from_where_it_began():
+    """Written out: the iterates are given, each takes one step, losses are averaged."""
+    num_steps = 3
+    learner = mj.warpgrad(WARPED, LOSS, num_steps, rate=RATE, every_step=True)
+    meta, task = start(learner)
+    weights = jnp.full(num_steps, 1 / num_steps)
+    objective = mj.multi_step_loss(learner, LOSS, weights)
+    actual = jax.grad(lambda meta: objective(jax.random.key(0), meta, task)[0])(meta)
+    inner = losses.of_model(WARPED, LOSS)
+
+    def step(params):
+        grads = jax.grad(inner)(params, task.support)
+        return {
+            layer: leaves
+            if layer.startswith("Warp")
+            else jax.tree.map(lambda p, g: p - RATE * g, leaves, grads[layer])
+            for layer, leaves in params.items()
+        }
+
+    points = [meta]
+    for _ in range(num_steps):
+        points.append(step(points[-1]))
+
+    def loss_of_warp(warp):
+        moved = [{**point, "Warp_0": warp} for point in points[:-1]]
+        return sum(inner(step(point), task.query) for point in moved) / num_steps
+
+    assert_close(actual["Warp_0"], jax.grad(loss_of_warp)(meta["Warp_0"]))
+    first_order = [jax.grad(inner)(point, task.query) for point in points[1:]]
+    expected = jax.tree.map(lambda *grads: sum(grads) / num_steps, *first_order)
+    for layer in ("Dense_0", "head"):
+        assert_close(actual[layer], expected[layer])
+
+
+def test_warpgrad_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="rate must be positive"):
+        mj.warpgrad(WARPED, LOSS, 1, rate=-1.0)
+    with pytest.raises(ValueError, match="every_step needs an inner step"):
+        mj.warpgrad(WARPED, LOSS, 0, rate=0.1, every_step=True)
+    learner = mj.warpgrad(MODEL, LOSS, 1, rate=0.1)
+    meta, task = start(learner)
+    with pytest.raises(ValueError, match="Nothing matches 'Warp_\\*': there are"):
+        predictions(learner, meta, task)

@@ -10,3 +10,4 @@ from metajax.algorithms.maml_plus_plus import maml_plus_plus as maml_plus_plus
 from metajax.algorithms.meta_curvature import meta_curvature as meta_curvature
 from metajax.algorithms.meta_sgd import meta_sgd as meta_sgd
 from metajax.algorithms.reptile import reptile as reptile
+from metajax.algorithms.warpgrad import warpgrad as warpgrad

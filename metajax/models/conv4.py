@@ -19,6 +19,7 @@ class Conv4(nn.Module):
     downsample: Literal["stride", "pool"]
     normalization: layers.Normalization
     head_std: float | None
+    warp: bool
 
     @nn.compact
     def __call__(self, inputs: jax.Array | tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -40,6 +41,8 @@ class Conv4(nn.Module):
                     hidden, layers.Dense(2 * self.width, name="film")(context[None])
                 )
             hidden = nn.relu(hidden)
+            if self.warp:
+                hidden = layers.Conv(self.width, name=f"Warp_{block}")(hidden)
             if pool:
                 if min(hidden.shape[1:3]) < 2:
                     raise ValueError(
@@ -71,6 +74,7 @@ def conv4(
     downsample: Literal["stride", "pool"] = "stride",
     normalization: layers.Normalization = "transductive",
     head_std: float | None = None,
+    warp: bool = False,
 ) -> Model:
     """Conv4: four 3x3 convolutions, each normalised, ReLU, and halved in size.
 
@@ -84,6 +88,8 @@ def conv4(
         `layers.Normalize`.
       head_std: standard deviation of the head's initial weights, drawn from a normal;
         LeCun's, `1 / sqrt(features)`, if None.
+      warp: whether a further 3x3 convolution, "Warp_0" and so on, follows each ReLU, for
+        `warpgrad`.
 
     Returns:
       A model from images `[examples, height, width, channels]` to logits
@@ -110,4 +116,4 @@ def conv4(
     if min(ways, width) < 1:
         raise ValueError(f"conv4: ways and width must be positive: {ways}, {width}.")
     layers.check_normalization(normalization)
-    return from_linen(Conv4(ways, width, downsample, normalization, head_std))
+    return from_linen(Conv4(ways, width, downsample, normalization, head_std, warp))

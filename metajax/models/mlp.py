@@ -17,6 +17,7 @@ class MLP(nn.Module):
     hidden: Sequence[int]
     outputs: int
     init_std: float | None = None
+    warp: bool = False
 
     @nn.compact
     def __call__(self, inputs: jax.Array | tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -29,12 +30,20 @@ class MLP(nn.Module):
         if context is not None:
             beside = jnp.broadcast_to(context, (len(inputs), *context.shape))
             hidden = jnp.concatenate([hidden, beside], axis=1)
-        for width in self.hidden:
+        for index, width in enumerate(self.hidden):
             hidden = nn.relu(layers.Dense(width, kernel_init)(hidden))
+            if self.warp:
+                hidden = layers.Dense(width, name=f"Warp_{index}")(hidden)
         return layers.Dense(self.outputs, kernel_init, name="head")(hidden)
 
 
-def mlp(hidden: Sequence[int], outputs: int, *, init_std: float | None = None) -> Model:
+def mlp(
+    hidden: Sequence[int],
+    outputs: int,
+    *,
+    init_std: float | None = None,
+    warp: bool = False,
+) -> Model:
     """A multi-layer perceptron, such as the 784-128-10 one: `mlp([128], 10)`.
 
     Args:
@@ -42,6 +51,8 @@ def mlp(hidden: Sequence[int], outputs: int, *, init_std: float | None = None) -
       outputs: the width of the last layer, whose outputs are `[examples, outputs]`.
       init_std: scale of the initial weights, drawn from a normal of that standard
         deviation truncated at two of them; LeCun's, `1 / sqrt(inputs)`, if None.
+      warp: whether a linear layer of the same width, "Warp_0" and so on, follows each
+        hidden one, for `warpgrad`.
 
     Returns:
       A model that flattens each input. Of a pair `(inputs, context)` it puts the
@@ -49,4 +60,4 @@ def mlp(hidden: Sequence[int], outputs: int, *, init_std: float | None = None) -
     """
     if not all(width > 0 for width in (*hidden, outputs)):
         raise ValueError(f"mlp: widths must be positive: got {(*hidden, outputs)}.")
-    return from_linen(MLP(tuple(hidden), outputs, init_std))
+    return from_linen(MLP(tuple(hidden), outputs, init_std, warp))
