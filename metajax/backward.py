@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import NamedTuple
 
 import jax
+from jax.extend.core import get_opaque_trace_state
 import jax.numpy as jnp
 
 NAMES = ("inner_gradient", "solver_residual")
@@ -19,6 +20,7 @@ NAMES = ("inner_gradient", "solver_residual")
 class _Probes(NamedTuple):
     values: dict[str, jax.Array]
     used: set[str]
+    trace: object  # That of the objective.
 
 
 _probes: ContextVar[_Probes | None] = ContextVar("probes", default=None)
@@ -32,7 +34,7 @@ def collecting(values: dict[str, jax.Array], used: set[str]) -> Iterator[None]:
       values: a zero for each of `NAMES`, by which the caller differentiates.
       used: where the names of those taken are added.
     """
-    token = _probes.set(_Probes(values, used))
+    token = _probes.set(_Probes(values, used, get_opaque_trace_state()))
     try:
         yield
     finally:
@@ -40,9 +42,13 @@ def collecting(values: dict[str, jax.Array], used: set[str]) -> Iterator[None]:
 
 
 def probe(name: str) -> jax.Array:
-    """A zero whose cotangent becomes the metric of that name, if anyone collects it."""
+    """A zero whose cotangent becomes the metric of that name, if anyone collects it.
+
+    Within a function that is traced by itself (compiled, checkpointed, scanned) nobody
+    does: JAX keeps such a trace for later, and with it the probe.
+    """
     probes = _probes.get()
-    if probes is None:
+    if probes is None or probes.trace != get_opaque_trace_state():
         return jnp.float32(0)
     probes.used.add(name)
     return probes.values[name]

@@ -303,8 +303,13 @@ SumOverTasks = Callable[[Key, MetaParams, jax.Array, Key, Task], PyTree]
 
 
 def _weighted_sum(weights: jax.Array, each: PyTree) -> PyTree:
-    scale = jax.vmap(jnp.multiply)
-    return jax.tree.map(lambda x: jnp.sum(scale(weights.astype(x.dtype), x), 0), each)
+    def weighted_sum(x):
+        # Integers and booleans, as of metrics that count, have a mean that is neither.
+        real = jnp.issubdtype(x.dtype, jnp.inexact)
+        scaled = jax.vmap(jnp.multiply)(weights.astype(x.dtype) if real else weights, x)
+        return jnp.sum(scaled, 0)
+
+    return jax.tree.map(weighted_sum, each)
 
 
 def _over_tasks(

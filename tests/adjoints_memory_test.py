@@ -216,6 +216,16 @@ def test_each_rung_takes_less_where_activations_are_large():
     assert mixed < step
 
 
+def test_mixed_mode_takes_less_at_few_steps_though_nothing_is_recomputed():
+    """Activations of one inner step at a time, where the unroll keeps those of all."""
+    sizes = {"examples": 2000, "width": 8}
+    one = temporaries(RUNGS["mixed"], 1, **sizes)
+    for num_steps in (2, 4, 8):
+        mixed = temporaries(RUNGS["mixed"], num_steps, **sizes)
+        assert mixed < 1.3 * one
+        assert mixed < temporaries(unroll(), num_steps, **sizes) / (0.6 * num_steps)
+
+
 def test_nesting_makes_memory_grow_with_the_root_of_steps():
     def growth(adjoint):
         """From 16 to 64 steps, in params."""

@@ -1,5 +1,7 @@
 """The inner loop's derivative against closed forms, differences, and its own parts."""
 
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -220,3 +222,190 @@ def test_bad_numbers_of_steps_are_refused():
         adjoints.unroll(last=-1)
     with pytest.raises(ValueError, match="at most the number of inner steps"):
         adjoints.unroll(last=3)(quadratic, optax.sgd(RATE), 2)
+
+
+STEPS = 5
+
+
+def minibatch_loss(params, args, own):
+    """Of one layer on a minibatch: args scale inputs, own has integers too."""
+    inputs, labels = own
+    logits = jnp.tanh((inputs * args[None]) @ params["kernel"] + params["bias"][None])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def minibatch_problem():
+    rng = np.random.default_rng(2)
+    shapes = {"kernel": (2, 3), "bias": (3,)}
+    params = {k: jnp.asarray(rng.normal(size=s)) for k, s in shapes.items()}
+    inputs = jnp.asarray(rng.normal(size=(STEPS, 6, 2)))
+    labels = jnp.asarray(rng.integers(0, 3, (STEPS, 6)))
+    # Weights of every number in the iterates, so that each has its part in the gradient.
+    weights = {
+        k: jnp.asarray(rng.normal(size=(STEPS + 1, *s))) for k, s in shapes.items()
+    }
+    return params, jnp.asarray(rng.normal(size=2)), inputs, labels, weights
+
+
+def plain_loop(params, args, inputs, labels, last, frozen=()):
+    """The iterates, by a loop in Python: momentum written out."""
+    velocity, iterates = jax.tree.map(jnp.zeros_like, params), [params]
+    for t in range(STEPS):
+        grads = jax.grad(minibatch_loss)(params, args, (inputs[t], labels[t]))
+        if t < STEPS - last:
+            grads = jax.lax.stop_gradient(grads)
+        grads = {k: 0 * g if k in frozen else g for k, g in grads.items()}
+        velocity = {k: 0.9 * velocity[k] + g for k, g in grads.items()}
+        params = {k: params[k] - 0.3 * velocity[k] for k in params}
+        iterates.append(params)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *iterates)
+
+
+@cache
+def plain_values():
+    return jax.jit(partial(plain_loop, last=0))(*minibatch_problem()[:4])
+
+
+def solved(adjoint):
+    def iterates(params, args, inputs, labels):
+        solve = adjoint(minibatch_loss, optax.sgd(0.3, momentum=0.9), STEPS)
+        return solve(params, args, (inputs, labels), iterates=True)
+
+    return iterates
+
+
+def values_and_gradients(loop):
+    """Iterates, and gradients to params, args and what each step has."""
+    params, args, inputs, labels, weights = minibatch_problem()
+
+    def outer(params, args, inputs):
+        iterates = loop(params, args, inputs, labels)
+        return optax.tree.vdot(weights, iterates), iterates
+
+    return jax.jit(jax.grad(outer, (0, 1, 2), has_aux=True))(params, args, inputs)
+
+
+def assert_close(actual, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+        actual,
+        expected,
+    )
+
+
+@pytest.mark.parametrize("last", [None, 0, 2])
+def test_steps_of_their_own_and_iterates_equal_a_plain_loop_in_every_adjoint(last):
+    with jax.enable_x64(True):
+        exact_steps = STEPS if last is None else last
+        expected = values_and_gradients(partial(plain_loop, last=exact_steps))
+        assert all(np.abs(leaf).max() > 1e-2 for leaf in jax.tree.leaves(expected[1]))
+        if exact_steps:
+            by_step = np.abs(expected[0][2]).max((1, 2))  # To inputs of each step.
+            assert ((by_step > 1e-3) == (np.arange(STEPS) >= STEPS - exact_steps)).all()
+        for make in (adjoints.unroll, adjoints.mixed_mode):
+            for remat in ("none", "step", "nested"):
+                actual = values_and_gradients(solved(make(last, remat=remat)))
+                assert_close(actual, expected)
+
+
+def test_only_gives_iterates_of_all_params_and_passes_on_what_steps_have():
+    with jax.enable_x64(True):
+        loop = partial(plain_loop, last=STEPS, frozen=("bias",))
+        expected = values_and_gradients(loop)
+        adjoint = adjoints.only("kernel", adjoints.mixed_mode(remat="nested"))
+        assert_close(values_and_gradients(solved(adjoint)), expected)
+
+
+@pytest.mark.parametrize("remat", ["none", "step", "nested"])
+def test_the_result_is_the_last_iterate(remat):
+    params, args, inputs, labels, _ = minibatch_problem()
+    adjoint = adjoints.unroll(2, remat=remat)
+    solve = adjoint(minibatch_loss, optax.sgd(0.3, momentum=0.9), STEPS)
+    result = jax.jit(solve)(params, args, (inputs, labels))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b[-1], rtol=1e-4, atol=1e-6),
+        result,
+        plain_values(),
+    )
+
+
+@pytest.mark.parametrize("remat", ["none", "step", "nested"])
+def test_no_steps_have_one_iterate(problem, remat):
+    params, args, _ = problem
+    solve = adjoints.unroll(remat=remat)(quadratic, optax.sgd(RATE), 0)
+    iterates = solve(params, args, iterates=True)
+    np.testing.assert_array_equal(iterates, params[None])
+
+
+def test_what_steps_have_must_be_of_their_number(problem):
+    params, args, _ = problem
+
+    def loss(params, args, own):
+        return own * quadratic(params, args)
+
+    for adjoint in (adjoints.unroll(), adjoints.mixed_mode(), adjoints.unroll(0)):
+        solve = adjoint(loss, optax.sgd(RATE), 4)
+        for length in (1, 3, 5):
+            message = (
+                rf"each of the 4 inner steps: its leaves have shapes \({length},\)"
+            )
+            with pytest.raises(ValueError, match=message):
+                solve(params, args, jnp.ones(length))
+        with pytest.raises(ValueError, match=r"its leaves have shapes \(\)"):
+            solve(params, args, 1.0)
+
+
+GROUPS = {"body": {"kernel": 2.0, "bias": 3.0}, "head": {"kernel": 5.0, "bias": 7.0}}
+
+
+def half_square(params, args):
+    """Whose gradient is the params, so that a step multiplies each by 1 - rate."""
+    del args
+    return 0.5 * optax.tree.norm(params, squared=True)
+
+
+def by_path_solved(rates, adjoint=None):
+    """The params after two steps, and their derivative by where they started."""
+    optimizer = adjoints.by_path({p: optax.sgd(r) for p, r in rates.items()})
+    params = jax.tree.map(lambda x: jnp.full(2, x), GROUPS)
+
+    def outer(params):
+        solve = (adjoint or adjoints.unroll())(half_square, optimizer, 2)
+        result = solve(params, ())
+        return sum(leaf.sum() for leaf in jax.tree.leaves(result)), result
+
+    slopes, result = jax.grad(outer, has_aux=True)(params)
+    return result, slopes
+
+
+@pytest.mark.parametrize("adjoint", [adjoints.unroll(), adjoints.mixed_mode()])
+def test_by_path_gives_each_group_the_rate_of_its_first_pattern(adjoint):
+    rates = {"head/bias": 0.0, "head/*": 0.1, "*": 0.5}
+    result, slopes = by_path_solved(rates, adjoint)
+    first = {"body": {"kernel": 0.5, "bias": 0.5}, "head": {"kernel": 0.1, "bias": 0.0}}
+    kept = jax.tree.map(lambda rate: np.full(2, (1 - rate) ** 2), first)
+    expected = jax.tree.map(np.multiply, kept, GROUPS)
+    for actual, closed_form in ((result, expected), (slopes, kept)):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+            actual,
+            closed_form,
+        )
+
+
+def test_by_path_sees_the_params_that_adapt_alone():
+    only_head = adjoints.only("head/*", adjoints.unroll())
+    result, _ = by_path_solved({"*/bias": 0.5, "*": 0.1}, only_head)
+    actual = [leaf[0] for leaf in jax.tree.leaves(result)]
+    np.testing.assert_allclose(actual, [3, 2, 7 * 0.5**2, 5 * 0.9**2], rtol=1e-6)
+
+
+def test_by_path_refuses_params_without_a_pattern_and_patterns_without_a_param():
+    with pytest.raises(ValueError, match="body/bias, body/kernel: none of head/"):
+        by_path_solved({"head/*": 0.1})
+    with pytest.raises(
+        ValueError, match="no param is left for hat/.*: there are body/"
+    ):
+        by_path_solved({"hat/*": 0.1, "*": 0.1})
+    with pytest.raises(ValueError, match="no param is left for head/"):
+        by_path_solved({"*": 0.1, "head/*": 0.1})  # The first one takes them all.

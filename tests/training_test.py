@@ -203,3 +203,48 @@ def test_the_whole_loop_lowers_for_every_platform(parts, platform):
         keyless.meta, keyless.opt_state
     )
     assert exported.platforms == (platform,)
+
+
+def test_a_scheduled_step_meets_each_outer_step_in_one_trace(parts):
+    learner, _ = parts
+    objective = mj.query_loss(learner, losses.squared_error)
+    traces = []
+
+    def meta_grad_at(step):
+        traces.append(step)
+
+        def scheduled(key, meta, task):
+            loss, metrics = objective(key, meta, task)
+            return step * loss, metrics | {"step": step}
+
+        return mj.estimators.backprop(scheduled)
+
+    step = mj.scheduled_step(meta_grad_at, OPTIMIZER)
+    state, seen, traced = start(learner), [], []
+    for _ in range(3):
+        traces.clear()
+        state, metrics = mj.train(step, state, SAMPLER, num_tasks=2, num_steps=4)
+        seen.extend(metrics["step"])
+        traced.append(len(traces))
+    np.testing.assert_allclose(seen, np.arange(12))
+    assert traced[0] > 0 and traced[1:] == [0, 0]
+
+
+def test_a_scheduled_step_is_the_step_of_the_estimator_at_that_time(parts):
+    learner, first = parts
+    objective = mj.query_loss(learner, losses.squared_error)
+    zero = lambda *arguments: jax.tree.map(  # noqa: E731
+        jnp.zeros_like, mj.estimators.backprop(objective)(*arguments)
+    )
+    step = mj.scheduled_step(
+        lambda step: mj.estimators.before(
+            step, 2, mj.estimators.backprop(objective), zero
+        ),
+        OPTIMIZER,
+    )
+    state, metrics = mj.train(step, start(learner), SAMPLER, num_tasks=2, num_steps=4)
+    _, expected = mj.train(first, start(learner), SAMPLER, num_tasks=2, num_steps=2)
+    np.testing.assert_allclose(metrics["loss"][:2], expected["loss"], rtol=1e-5)
+    assert (metrics["grad_norm"][:2] > 0).all()
+    np.testing.assert_array_equal(metrics["grad_norm"][2:], [0, 0])
+    assert int(state.step) == 4

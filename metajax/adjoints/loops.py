@@ -154,11 +154,11 @@ def _adjoint(
 
 
 def _check_per_step(per_step: PyTree, num_steps: int) -> None:
-    lengths = {len(leaf) for leaf in jax.tree.leaves(per_step)}
-    if lengths - {num_steps}:
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(per_step)]
+    if any(shape[:1] != (num_steps,) for shape in shapes):
         raise ValueError(
             f"per_step must have one entry for each of the {num_steps} inner steps: its "
-            f"leaves have {sorted(lengths)}."
+            f"leaves have shapes {', '.join(map(str, shapes))}."
         )
 
 

@@ -1,0 +1,87 @@
+"""Trees are taken apart by the paths of their leaves, and put together again."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax import trees
+
+TREE = {"body": {"bias": 1, "kernel": 2}, "head": [3, (4, 5)]}
+PATHS = ["body/bias", "body/kernel", "head/0", "head/1/0", "head/1/1"]
+
+
+def test_paths_are_those_of_the_leaves_in_their_order():
+    assert trees.leaf_paths(TREE) == PATHS
+    assert jax.tree.leaves(TREE) == [1, 2, 3, 4, 5]
+    assert trees.leaf_paths({"a": None, "b": 0}) == ["b"]  # None is no leaf.
+
+
+@pytest.mark.parametrize(
+    "paths, chosen",
+    [
+        ("head/*", [3, 4, 5]),
+        ("*/kernel", [2]),
+        ("*", [1, 2, 3, 4, 5]),
+        (["head/1/*", "body/bias"], [1, 4, 5]),
+        (("*/bias", "*ias", "none such"), [1]),
+        (lambda path: path.count("/") == 2, [4, 5]),
+        (lambda path: path.find("kernel") + 1, [2]),  # Truth will do for a boolean.
+    ],
+)
+def test_split_chooses_by_pattern_patterns_or_predicate_and_merge_inverts_it(
+    paths, chosen
+):
+    some, others = trees.split(TREE, paths)
+    assert jax.tree.leaves(some) == chosen
+    assert sorted(chosen + jax.tree.leaves(others)) == [1, 2, 3, 4, 5]
+    for merged in (trees.merge(some, others), trees.merge(others, some)):
+        assert merged == TREE
+
+
+def test_split_keeps_the_structure_with_none_for_what_is_on_the_other_side():
+    some, others = trees.split(TREE, ["body/bias", "head/1/1"])
+    assert some == {"body": {"bias": 1, "kernel": None}, "head": [None, (None, 5)]}
+    assert others == {"body": {"bias": None, "kernel": 2}, "head": [3, (4, None)]}
+
+
+def test_split_refuses_what_matches_nothing_and_lists_what_there_is():
+    def is_tail(path):
+        return path == "tail"
+
+    for paths, name in (
+        ("tail", "'tail'"),
+        (["tail", "feet"], "feet"),
+        (is_tail, "is_"),
+    ):
+        with pytest.raises(ValueError, match=rf"matches .*{name}.*there are body/bias"):
+            trees.split(TREE, paths)
+
+
+def test_first_match_gives_each_leaf_the_first_pattern_it_matches():
+    found = trees.first_match(TREE, ["*/1/1", "head/*", "*"])
+    assert found == {
+        "body": {"bias": "*", "kernel": "*"},
+        "head": ["head/*", ("head/*", "*/1/1")],
+    }
+    assert trees.first_match(TREE, ["*", "head/*"])["head"] == ["*", ("*", "*")]
+
+
+def test_first_match_refuses_leaves_that_match_nothing():
+    with pytest.raises(
+        ValueError, match="^body/bias, head/0: none of .*/kernel, .*/1/"
+    ):
+        trees.first_match(TREE, ["*/kernel", "head/1/*"])
+
+
+def test_select_takes_all_leaves_of_one_tree_keys_among_them():
+    keys = jax.random.split(jax.random.key(0))
+    first, second = ({"key": key, "x": jnp.full(2, i)} for i, key in enumerate(keys))
+    for condition, expected in ((True, first), (False, second)):
+        chosen = jax.jit(trees.select)(condition, first, second)
+        np.testing.assert_array_equal(chosen["x"], expected["x"])
+        assert chosen["key"] == expected["key"]
+
+
+def test_size_counts_numbers():
+    assert trees.size({"a": np.zeros((2, 3)), "b": [np.zeros(4), np.float32(0)]}) == 11
