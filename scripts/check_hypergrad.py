@@ -146,8 +146,8 @@ def title() -> str:
         f"{_DATA.value}, conv4 of width {_WIDTH.value}, {_WAYS.value}-way "
         f"{_SHOTS.value}-shot, {_NUM_TASKS.value} tasks, {_CHUNK.value} at a time;\n"
         f"inner SGD of rate {_INNER_RATE.value:g}, or {_PROXIMAL_RATE.value:g} with "
-        f"regularization {_REGULARIZATION.value:g}; evolution by {_PAIRS.value} pairs of std "
-        f"{_STD.value:g};\n{trained if _TRAIN_STEPS.value else 'at initialisation'}"
+        f"regularization {_REGULARIZATION.value:g};\nevolution by {_PAIRS.value} pairs of "
+        f"std {_STD.value:g}; {trained if _TRAIN_STEPS.value else 'at initialisation'}"
     )
 
 
