@@ -1,5 +1,6 @@
 """The pictures that a run draws."""
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -71,10 +72,30 @@ def rates(learned: mj.base.PyTree, path: Path) -> None:
     names = trees.leaf_paths(learned)
     values = [np.ravel(leaf) for leaf in jax.tree.leaves(learned)]
     figure, axis = plt.subplots(figsize=(7, 0.8 + 0.3 * len(names)))
-    axis.boxplot(values, orientation="horizontal", tick_labels=names, whis=(0, 100))
+    axis.boxplot(
+        values,
+        orientation="horizontal",
+        tick_labels=[name or "all" for name in names],
+        whis=(0, 100),
+    )
     axis.axvline(0, color=_BEFORE, linewidth=0.8)
     axis.invert_yaxis()
     axis.set(xlabel="inner rate", title="learned inner rates")
+    _save(figure, path)
+
+
+def rates_by_step(learned: mj.base.PyTree, path: Path) -> None:
+    """The learned inner rates of each leaf against the inner step, means over leaves."""
+    figure, axis = plt.subplots(figsize=(7, 4))
+    names = trees.leaf_paths(learned)
+    styles = itertools.product(("-", "--", ":", "-."), plt.cm.tab10(range(10)))
+    for name, leaf, (line, color) in zip(names, jax.tree.leaves(learned), styles):
+        means = np.asarray(leaf).reshape(len(leaf), -1).mean(axis=1)
+        steps = range(1, len(leaf) + 1)
+        axis.plot(steps, means, line, color=color, marker=".", label=name or "all")
+    axis.set_xticks(steps)
+    axis.set(xlabel="inner step", title="learned inner rates")
+    axis.legend(fontsize=7, bbox_to_anchor=(1, 1), loc="upper left")
     _save(figure, path)
 
 

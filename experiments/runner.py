@@ -138,7 +138,7 @@ def train(
             validates = step % config.eval_every_steps == 0 or step == config.num_steps
             if validates:
                 progress, scores = _validate(config, experiment, progress)
-                means |= scores | _mean_rates(progress.state.meta)
+                means |= scores | _mean_rates(config, progress.state.meta)
             # The line first: one without its checkpoint is dropped when resumed.
             metric_log.write(step, means)
             if validates:
@@ -229,12 +229,13 @@ def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]
     return progress, means
 
 
-def _mean_rates(meta) -> dict[str, float]:
-    """The mean of the learned inner rates of each leaf, if there are any."""
-    rates = getattr(meta, "rates", None)
-    leaves = map(np.mean, jax.tree.leaves(rates))
-    names = [f"rates/{path}" for path in trees.leaf_paths(rates)]
-    return dict(zip(names, map(float, leaves)))
+def _mean_rates(config, meta) -> dict[str, float]:
+    """The mean of the learned inner rates of each leaf (and step), if there are any."""
+    rates = jax.device_get(getattr(meta, "rates", None))
+    if "rates" in config.per_step:
+        rates = jax.tree.map(list, rates)
+    names = [f"rates/{path}".rstrip("/") for path in trees.leaf_paths(rates)]
+    return dict(zip(names, map(float, map(np.mean, jax.tree.leaves(rates)))))
 
 
 def _explain_non_finite(config, state, metrics) -> None:
@@ -270,7 +271,8 @@ def _report(config, workdir, experiment, progress) -> None:
     pictures.curves(workdir / "metrics.jsonl", workdir / "curves.png")
     pictures.adaptation(results, workdir / "result.png")
     if getattr(progress.best, "rates", None) is not None:
-        pictures.rates(progress.best.rates, workdir / "rates.png")
+        draw = pictures.rates_by_step if "rates" in config.per_step else pictures.rates
+        draw(progress.best.rates, workdir / "rates.png")
     if isinstance(experiment.problem.test, mj.data.Sinusoid):
         picture = workdir / "predictions.png"
         test = experiment.problem.test

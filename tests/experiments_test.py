@@ -394,7 +394,7 @@ def test_learned_rates_are_logged_and_drawn(run, tmp_path):
     flags += ["--inner_steps=2", "--first_order_until=1", "--outer_schedule=cosine"]
     assert run(*TINY, *flags, f"--workdir={tmp_path / 'run'}")[0] == 0
     lines = logs.read_metrics(tmp_path / "run" / "metrics.jsonl")
-    rates = [line["rates/head/kernel"] for line in lines if "validation/loss" in line]
+    rates = [line["rates/head/kernel/1"] for line in lines if "validation/loss" in line]
     assert len(rates) == 2 and rates[0] != rates[1]
     assert (tmp_path / "run" / "rates.png").stat().st_size > 5_000
 
