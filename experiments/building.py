@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
-from experiments import components
+from experiments import choices, components
 import metajax as mj
 from metajax import training, trees
 from metajax.base import Estimator, Objective, PyTree
@@ -48,19 +48,27 @@ def build(config) -> tuple[Experiment, Progress]:
         _outer_optimizer(config),
         problem.train,
     )
-    if config.initial_params:
-        meta = trees.load(config.initial_params, state.meta)
-        state = state._replace(meta=meta, opt_state=_outer_optimizer(config).init(meta))
+    step = training_step(config, problem)
+    experiment = Experiment(problem, learners, objectives, step)
+    return experiment, _begin(config, state)
+
+
+def start_from_file(config, state: mj.TrainState) -> Progress:
+    """The progress of a run that has not begun, with parameters of another."""
+    meta = trees.load(config.initial_params, state.meta)
+    opt_state = _outer_optimizer(config).init(meta)
+    return _begin(config, state._replace(meta=meta, opt_state=opt_state))
+
+
+def _begin(config, state: mj.TrainState) -> Progress:
     state = place(config, state)
-    progress = Progress(
+    return Progress(
         state,
         best=jax.tree.map(jnp.copy, state.meta),  # Training gives up state's buffers.
         best_step=jnp.int32(0),
         best_score=jnp.float32(-math.inf),
         seconds=jnp.float32(0),
     )
-    step = training_step(config, problem)
-    return Experiment(problem, learners, objectives, step), progress
 
 
 def training_step(config, problem: components.Problem) -> training.TrainStep:
@@ -161,7 +169,7 @@ def _estimator(config, problem: components.Problem, step=None) -> Estimator:
         objective = mj.multi_step_loss(
             stepwise, problem.loss, weights, **problem.metrics
         )
-    make = components.ESTIMATORS[config.estimator]
+    make = components.ESTIMATORS[choices.estimator(config.learner, config.estimator)]
     chunk, mesh = config.tasks_per_chunk, _mesh(config)
     return make(config, problem, learner, objective, tasks_per_chunk=chunk, mesh=mesh)
 
@@ -172,4 +180,16 @@ def _objective(problem: components.Problem, learner: mj.MetaLearner) -> Objectiv
 
 def _outer_optimizer(config) -> optax.GradientTransformation:
     rate = components.SCHEDULES[config.outer_schedule](config)
-    return components.optimizer(config.outer_optimizer, rate, config.outer_options)
+    name, options = config.outer_optimizer, config.outer_options
+    optimizer = components.optimizer(name, rate, options)
+    if not config.frozen:
+        return optimizer
+
+    # Not every estimator and optimizer leaves alone what has no gradient.
+    def label(meta: PyTree) -> PyTree:
+        frozen, learned = trees.split(meta, config.frozen)
+        labels = jax.tree.map(lambda _: "learned", learned)
+        return trees.merge(jax.tree.map(lambda _: "frozen", frozen), labels)
+
+    parts = {"frozen": optax.set_to_zero(), "learned": optimizer}
+    return optax.partition(parts, label)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import choices
 import metajax as mj
 from metajax.adjoints.implicit import Solver
 from metajax.base import Adjoint, Estimator, Loss, MetaLearner, Model, Sampler
@@ -309,7 +310,9 @@ def _inner_optimizer(config) -> optax.GradientTransformation:
 
 
 def _adjoint(config, num_steps: int) -> Adjoint:
-    adjoint = ADJOINTS[config.adjoint](config, num_steps)
+    adjoint = ADJOINTS[choices.adjoint(config.learner, config.adjoint)](
+        config, num_steps
+    )
     return mj.adjoints.only(config.adapted, adjoint) if config.adapted else adjoint
 
 
@@ -323,6 +326,8 @@ def mixed_mode(config, num_steps: int) -> Adjoint:
 
 def _last(config, num_steps: int) -> int | None:
     """Evaluation may take fewer steps than training differentiates."""
+    if choices.estimator(config.learner, config.estimator) != "backprop":
+        return 0  # Nothing is differentiated.
     return None if config.last is None else min(config.last, num_steps)
 
 

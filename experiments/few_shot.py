@@ -14,6 +14,9 @@ import sys
 
 from absl import app, flags
 
+from experiments import choices
+from experiments.choices import SETTLED
+
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string("workdir", None, "Where the run writes; made if absent.")
@@ -147,14 +150,19 @@ flags.DEFINE_string(
     "An npz file of meta-parameters to start from, such as another run's best.npz, or of "
     "some of them.",
 )
-flags.DEFINE_list("inner_options", [], "Its further arguments, such as eps_root=1e-8.")
+flags.DEFINE_list(
+    "inner_options",
+    [],
+    "Further arguments of the inner optimizer, such as eps_root=1e-8.",
+)
 flags.DEFINE_integer("inner_steps", 1, "Inner steps in training.", 0)
 flags.DEFINE_enum(
     "adjoint",
-    "unroll",
+    None,
     ["unroll", "mixed_mode", "implicit"],
     "How the inner loop is differentiated: step by step, with the same result to "
-    "rounding, or at the point of rest that it is taken to have reached.",
+    "rounding, or at the point of rest that it is taken to have reached. implicit by "
+    "default for imaml, unroll for all others.",
 )
 flags.DEFINE_integer(
     "last",
@@ -197,8 +205,10 @@ flags.DEFINE_enum(
     ["cg", "gmres", "neumann", "dense"],
     "How --adjoint=implicit solves its linear system.",
 )
-flags.DEFINE_integer("solver_iterations", 5, "Products with the Hessian in it.", 0)
-flags.DEFINE_float("damping", 0.0, "Added to the Hessian in it.")
+flags.DEFINE_integer(
+    "solver_iterations", 5, "Products with the Hessian in --solver.", 0
+)
+flags.DEFINE_float("damping", 0.0, "What --adjoint=implicit adds to the Hessian.")
 flags.DEFINE_list(
     "eval_inner_steps",
     ["0", "1", "5", "10"],
@@ -212,7 +222,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_string("outer_optimizer", "adam", "Any optimizer that optax has.")
 flags.DEFINE_float("outer_rate", 1e-3, "Rate of the outer optimizer.")
-flags.DEFINE_list("outer_options", [], "Its further arguments.")
+flags.DEFINE_list("outer_options", [], "Further arguments of the outer optimizer.")
 flags.DEFINE_enum(
     "outer_schedule",
     "constant",
@@ -222,12 +232,17 @@ flags.DEFINE_enum(
 flags.DEFINE_float("outer_final_rate", 0.0, "Outer rate at the end of the schedule.")
 flags.DEFINE_enum(
     "estimator",
-    "backprop",
+    None,
     ["backprop", "displacement", "evolution"],
-    "How the meta-gradient is estimated; displacement is Reptile's.",
+    "How the meta-gradient is estimated; displacement by default for reptile, backprop "
+    "for all others.",
 )
-flags.DEFINE_integer("evolution_pairs", 32, "Antithetic pairs of evolution.", 1)
-flags.DEFINE_float("evolution_std", 0.01, "Standard deviation of its noise.")
+flags.DEFINE_integer(
+    "evolution_pairs", 32, "Antithetic pairs of --estimator=evolution.", 1
+)
+flags.DEFINE_float(
+    "evolution_std", 0.01, "Standard deviation of the noise of --estimator=evolution."
+)
 flags.DEFINE_integer(
     "multi_step_loss",
     0,
@@ -273,18 +288,6 @@ def _somewhere(values):
 
 
 @flags.multi_flags_validator(
-    ["learner", "adjoint", "remat", "last", "adapted"],
-    "--adjoint, --remat, --last and --adapted are not for --learner=fomaml, reptile or "
-    "warpgrad, which settle them",
-)
-def _adjoint(values):
-    if values["learner"] not in ("fomaml", "reptile", "warpgrad"):
-        return True
-    given = [values[name] for name in ("adjoint", "remat", "last", "adapted")]
-    return given == ["unroll", "none", None, []]
-
-
-@flags.multi_flags_validator(
     ["learner", "warp", "inner_steps"],
     "--learner=warpgrad needs --warp and at least one of --inner_steps",
 )
@@ -295,36 +298,109 @@ def _warped(values):
 
 
 @flags.multi_flags_validator(
+    ["learner", "estimator"],
+    "--estimator=displacement would never move what --learner=warpgrad learns",
+)
+def _displaced(values):
+    return (values["learner"], values["estimator"]) != ("warpgrad", "displacement")
+
+
+@flags.multi_flags_validator(
     ["last", "inner_steps"], "--last must be at most --inner_steps"
 )
 def _no_more_than_there_are(values):
     return values["last"] is None or values["last"] <= values["inner_steps"]
 
 
+def _unrolls(f) -> bool:
+    return choices.unrolls(f["learner"], f["adjoint"], f["estimator"])
+
+
+def _estimates_by(f) -> str:
+    return choices.estimator(f["learner"], f["estimator"])
+
+
+def _is_implicit(f) -> bool:
+    return choices.adjoint(f["learner"], f["adjoint"]) == "implicit"
+
+
+# Flags that only some runs read, and for which runs they are.
+_FOR = {
+    ("adjoint",): (
+        "other --learner than fomaml, reptile and warpgrad, with --estimator=backprop",
+        lambda f: f["learner"] not in SETTLED and _estimates_by(f) == "backprop",
+    ),
+    ("last", "remat"): (
+        "inner loops that are differentiated step by step: other --learner than fomaml, "
+        "reptile and warpgrad, with --estimator=backprop, not --adjoint=implicit",
+        _unrolls,
+    ),
+    ("first_order_until",): (
+        "inner loops that are differentiated step by step, with --last not set",
+        lambda f: _unrolls(f) and f["last"] is None,
+    ),
+    ("adapted",): (
+        "--learner=maml, anil, boil, meta_sgd, meta_curvature, imaml or maml_plus_plus",
+        lambda f: f["learner"] not in (*SETTLED, "cavia"),
+    ),
+    ("solver", "solver_iterations", "damping"): ("--adjoint=implicit", _is_implicit),
+    ("evolution_pairs", "evolution_std"): (
+        "--estimator=evolution",
+        lambda f: _estimates_by(f) == "evolution",
+    ),
+    ("inner_batch",): ("--learner=reptile", lambda f: f["learner"] == "reptile"),
+    ("num_context",): ("--learner=cavia", lambda f: f["learner"] == "cavia"),
+    ("regularization",): ("--learner=imaml", lambda f: f["learner"] == "imaml"),
+    ("initial_rates", "rate_per"): (
+        "--learner=meta_sgd",
+        lambda f: f["learner"] == "meta_sgd",
+    ),
+    ("per_step",): (
+        "--learner=meta_sgd or maml_plus_plus",
+        lambda f: f["learner"] in ("meta_sgd", "maml_plus_plus"),
+    ),
+    ("multi_step_loss",): (
+        "--learner=maml_plus_plus with inner steps, not --estimator=displacement",
+        lambda f: (
+            f["learner"] == "maml_plus_plus"
+            and f["inner_steps"] > 0
+            and _estimates_by(f) != "displacement"
+        ),
+    ),
+}
+
+
+@flags.multi_flags_validator(
+    ["learner", "inner_steps", "estimator", *(name for names in _FOR for name in names)]
+)
+def _read(values):
+    for names, (what, reads) in _FOR.items():
+        for name in names:
+            if values[name] != FLAGS[name].default and not reads(values):
+                # Not a ValidationError, to which absl would add all these flags.
+                raise flags.IllegalFlagValueError(f"--{name} is for {what}")
+    return True
+
+
 @flags.multi_flags_validator(
     ["learner", "adjoint"],
-    "--adjoint=implicit is for --learner=imaml, anil, boil or cavia: a point of rest "
-    "does not depend on the initialisation or the rates that the others learn",
+    "--adjoint=implicit is for --learner=imaml, anil or cavia: a point of rest does not "
+    "depend on the initialisation or the rates that the others learn",
 )
 def _implicit(values):
-    fitting = ("imaml", "anil", "boil", "cavia")
+    fitting = ("imaml", "anil", "cavia")
     return values["adjoint"] != "implicit" or values["learner"] in fitting
 
 
 @flags.multi_flags_validator(
-    ["learner", "per_step", "multi_step_loss", "inner_steps"],
-    "--per_step lists rates (for --learner=meta_sgd or maml_plus_plus) and normalization "
-    "(for maml_plus_plus), and --multi_step_loss is for maml_plus_plus with inner steps",
+    ["learner", "per_step"],
+    "--per_step lists rates, and for --learner=maml_plus_plus normalization",
 )
 def _stepwise(values):
-    allowed = {
-        "meta_sgd": {"rates"},
-        "maml_plus_plus": {"rates", "normalization"},
-    }.get(values["learner"], set())
-    weighted = values["learner"] == "maml_plus_plus" and values["inner_steps"] > 0
-    return set(values["per_step"]) <= allowed and (
-        weighted or not values["multi_step_loss"]
-    )
+    known = ["rates"]
+    if values["learner"] == "maml_plus_plus":
+        known.append("normalization")
+    return set(values["per_step"]) <= set(known)
 
 
 @flags.multi_flags_validator(

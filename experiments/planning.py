@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from experiments import choices
 from experiments.building import (
     Experiment,
     build,
@@ -101,15 +102,21 @@ def _measure(
 
 def _other_rungs(config) -> list[Changes]:
     """The rungs of the ladder that are not the one given, and that may help."""
-    unrolls = config.estimator == "backprop" and config.adjoint != "implicit"
-    if config.learner in ("fomaml", "reptile", "warpgrad") or not (
-        unrolls and config.inner_steps
-    ):
+    if not _unrolls(config):
         return []
-    given = {"adjoint": config.adjoint, "remat": config.remat}
+    given = {
+        "adjoint": choices.adjoint(config.learner, config.adjoint),
+        "remat": config.remat,
+    }
     worth_nesting = config.inner_steps >= 4
     rungs = [r for r in _LADDER if worth_nesting or r["remat"] != "nested"]
     return [rung for rung in rungs if rung != given]
+
+
+def _unrolls(config) -> bool:
+    """Whether inner steps are kept, so that a rung of the ladder could save some."""
+    asked = config.learner, config.adjoint, config.estimator
+    return config.inner_steps > 0 and choices.unrolls(*asked)
 
 
 def _between(share: int, fits: dict[int, bool]) -> list[int]:
@@ -140,9 +147,10 @@ def advice(config, error: BaseException) -> str:
     reason = str(error).partition("\n")[0] or "a request was refused"
     chunk = config.tasks_per_chunk or tasks_per_device(config)
     smaller = f"--tasks_per_chunk below {chunk}, " if chunk > 1 else ""
+    rungs = "--adjoint=mixed_mode or --remat=step, " if _unrolls(config) else ""
     return (
-        f"Error: out of memory: {reason}. Try {smaller}"
-        "--adjoint=mixed_mode or --remat=step, in evaluation --eval_tasks_per_chunk "
+        f"Error: out of memory: {reason}. Try {smaller}{rungs}"
+        "in evaluation --eval_tasks_per_chunk "
         f"below {config.eval_tasks_per_chunk}; --dry_run says what they need. The same "
         "--workdir goes on from its last checkpoint."
     )

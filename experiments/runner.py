@@ -61,6 +61,8 @@ def _run(config, clock: startup.Clock) -> int:
             raise ValueError(f"{workdir} has no checkpoint to evaluate yet.")
         if saved:
             progress = building.place(config, saved)
+        elif config.initial_params:
+            progress = building.start_from_file(config, progress.state)
         # Finds what cannot be differentiated, before it is compiled or anything written.
         program = building.trace(config, experiment, progress.state)
         if not config.eval_only:
@@ -157,8 +159,8 @@ def _warn_of_residuals(means: dict[str, float]) -> None:
         logging.log_first_n(
             logging.WARNING,
             "--adjoint=implicit takes the inner loop to have come to rest, but %.2g of "
-            "the gradient is left after it: the meta-gradient is off by about as much. "
-            "Take more --inner_steps, a larger --inner_rate or --regularization.",
+            "the gradient is left after it: the meta-gradient may be far off. Take more "
+            "--inner_steps, a larger --inner_rate or --regularization.",
             1,
             left,
         )

@@ -10,6 +10,8 @@ import sys
 
 from absl import flags
 
+from experiments import choices
+
 # Where a run is, and how it is looked at: not written into its own flagfile.
 _UNRECORDED = ("workdir", "platform", "eval_only", "dry_run", "compilation_cache")
 # What may differ when a run is gone on with: how long, how often, where the data is, and
@@ -63,7 +65,8 @@ def check(config, workdir: Path) -> None:
 def _free(config, record: Path) -> set[str]:
     """The flags that may differ; not those by which the result would, too."""
     fixed = set()
-    if "--adjoint=implicit" in {f"--adjoint={config.adjoint}", *_lines(record)}:
+    now = choices.adjoint(config.learner, config.adjoint)
+    if now == "implicit" or "--adjoint=implicit" in _lines(record):
         fixed.add("adjoint")
     if config.outer_schedule != "constant":
         fixed.add("num_steps")

@@ -5,6 +5,7 @@ did, but a backward pass returns cotangents and nothing else. So the number leav
 cotangent of a zero, the probe, which the estimator puts there and differentiates by.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ NAMES = ("inner_gradient", "solver_residual")
 
 class _Probes(NamedTuple):
     values: dict[str, jax.Array]
-    used: set[str]
+    used: Counter[str]
     trace: object  # That of the objective.
 
 
@@ -27,12 +28,12 @@ _probes: ContextVar[_Probes | None] = ContextVar("probes", default=None)
 
 
 @contextmanager
-def collecting(values: dict[str, jax.Array], used: set[str]) -> Iterator[None]:
+def collecting(values: dict[str, jax.Array], used: Counter[str]) -> Iterator[None]:
     """Offers probes to what is traced within, and notes those that are taken.
 
     Args:
       values: a zero for each of `NAMES`, by which the caller differentiates.
-      used: where the names of those taken are added.
+      used: where it is counted how often each is taken.
     """
     token = _probes.set(_Probes(values, used, get_opaque_trace_state()))
     try:
@@ -50,5 +51,5 @@ def probe(name: str) -> jax.Array:
     probes = _probes.get()
     if probes is None or probes.trace != get_opaque_trace_state():
         return jnp.float32(0)
-    probes.used.add(name)
+    probes.used[name] += 1
     return probes.values[name]

@@ -3,6 +3,7 @@
 Here, and in training and evaluation, is where the task axis lives.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 import jax
@@ -97,7 +98,7 @@ def backprop(
 
     def total(key: Key, meta: MetaParams, weights, keys: Key, tasks: Task):
         del key  # Tasks have their own.
-        used = set()
+        used = Counter()
 
         def weighted(meta: MetaParams, probes):
             def one(key, task, probes):
@@ -109,7 +110,10 @@ def backprop(
         probes = {name: jnp.zeros(len(weights)) for name in backward.NAMES}
         value_and_grad = jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True)
         (loss, metrics), (grads, measured) = value_and_grad(meta, probes)
-        measured = {name: jnp.sum(weights * measured[name]) for name in used}
+        measured = {
+            name: jnp.sum(weights * measured[name]) / times
+            for name, times in used.items()
+        }
         return (loss, metrics | measured), grads
 
     return _over_tasks(total, tasks_per_chunk, mesh)
@@ -263,7 +267,7 @@ def displacement(
             adapted, values = judge(key, meta, task)
             if isinstance(adapted, Calibrated):
                 adapted = adapted.params
-            if jax.tree.structure(adapted) != jax.tree.structure(meta):
+            if jax.tree.map(jnp.shape, adapted) != jax.tree.map(jnp.shape, meta):
                 raise ValueError(
                     "displacement needs a learner whose adapted parameters are like its "
                     "meta-parameters, such as reptile or fomaml: use backprop here."

@@ -23,6 +23,8 @@ def adapting_params(
     model: Model,
     adapt_params: Callable[[Key, MetaParams, Batch], Params],
     init: Callable[[Key, PyTree], MetaParams] | None = None,
+    *,
+    every_step: bool = False,
 ) -> MetaLearner:
     """A meta-learner that adapts the params of a model, and predicts with them.
 
@@ -33,17 +35,22 @@ def adapting_params(
       model: the model.
       adapt_params: from the support batch to params of the model.
       init: the initial meta-parameters; params of the model by default.
+      every_step: whether `adapt_params` gives those after every inner step, leaves
+        `[steps, ...]`; so are the predictions then.
 
     Returns:
       A meta-learner, whose adapted params are as `model.calibrate` leaves them.
     """
+    calibrate, apply = model.calibrate, model.apply
+    if every_step:
+        calibrate, apply = (jax.vmap(f, (0, None)) for f in (calibrate, apply))
 
     def adapt(key: Key, meta: MetaParams, support: Batch) -> Params:
-        return model.calibrate(adapt_params(key, meta, support), support.inputs)
+        return calibrate(adapt_params(key, meta, support), support.inputs)
 
     def predict(meta: MetaParams, adapted: Params, inputs: PyTree) -> PyTree:
         del meta
-        return model.apply(adapted, inputs)
+        return apply(adapted, inputs)
 
     return MetaLearner(init or model.init, adapt, predict)
 
@@ -51,8 +58,8 @@ def adapting_params(
 def freeze(learner: MetaLearner, paths: trees.Paths) -> MetaLearner:
     """A meta-learner some of whose meta-parameters stay as they are.
 
-    Their meta-gradient is zero and costs nothing. The inner loop may still adapt them,
-    unless `adjoints.only` keeps it from it.
+    Under estimators that differentiate, their meta-gradient is zero and costs nothing.
+    The inner loop may still adapt them, unless `adjoints.only` keeps it from it.
 
     Args:
       learner: the meta-learner.
@@ -65,13 +72,14 @@ def freeze(learner: MetaLearner, paths: trees.Paths) -> MetaLearner:
       ValueError: when traced, if nothing matches.
 
     Note:
-      An outer optimizer that moves parameters without a gradient, as weight decay does,
-      must be told to leave them alone (`optax.masked`).
+      Weight decay, `estimators.displacement` and `estimators.evolution` move them all
+      the same: give those `optax.set_to_zero()` for them, by `optax.partition`.
 
     Example:
       A pre-trained body, of which the head alone is meta-learned and adapted:
 
-      >>> learner = freeze(anil(model, loss, optimizer, 5), "Conv_*")  # doctest: +SKIP
+      >>> body = ["Conv_*", "Normalize_*"]
+      >>> learner = freeze(anil(model, loss, optimizer, 5), body)  # doctest: +SKIP
       >>> state = init_state(key, learner, optax.adam(1e-3), data)  # doctest: +SKIP
       >>> meta = trees.load("backbone.npz", state.meta)  # doctest: +SKIP
       >>> state = state._replace(meta=meta)  # doctest: +SKIP
@@ -109,12 +117,20 @@ def descend(rates: PyTree, *, per_step: bool = False) -> optax.GradientTransform
         del params
         now = at_step(rates, count) if per_step else rates
         if jax.tree_util.treedef_is_leaf(jax.tree.structure(now)):
-            updates = jax.tree.map(lambda grad: -now * grad, grads)
-        else:
-            updates = jax.tree.map(lambda rate, grad: -rate * grad, now, grads)
-        return updates, count + 1
+            return jax.tree.map(lambda grad: -now * grad, grads), count + 1
+        return map_given(lambda grad, rate: -rate * grad, grads, now), count + 1
 
     return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+def map_given(function: Callable, tree: PyTree, other: PyTree) -> PyTree:
+    """Maps two trees; where the first has None, as under `adjoints.only`, it stays."""
+    return jax.tree.map(
+        lambda leaf, rest: None if leaf is None else function(leaf, rest),
+        tree,
+        other,
+        is_leaf=lambda leaf: leaf is None,
+    )
 
 
 def at_step(per_step: PyTree, step: jax.Array | int) -> PyTree:

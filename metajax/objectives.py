@@ -7,12 +7,14 @@ import jax.numpy as jnp
 
 from metajax.base import (
     Adapted,
+    Batch,
     Key,
     Loss,
     MetaLearner,
     MetaParams,
     Metrics,
     Objective,
+    PyTree,
     Task,
 )
 
@@ -58,12 +60,15 @@ def adapt_and_judge(
         support, query = task
         adapted = learner.adapt(key, meta, support)
         outputs = learner.predict(meta, adapted, query.inputs)
-        return adapted, {
-            name: measure(outputs, query.targets, query.mask)
-            for name, measure in losses.items()
-        }
+        return adapted, _measure(losses, outputs, query)
 
     return judge
+
+
+def _measure(losses: dict[str, Loss], outputs: PyTree, query: Batch) -> Metrics:
+    return {
+        name: loss(outputs, query.targets, query.mask) for name, loss in losses.items()
+    }
 
 
 def multi_step_loss(
@@ -94,16 +99,12 @@ def multi_step_loss(
         outputs = learner.predict(meta, adapted, query.inputs)
         each = jax.vmap(lambda outputs: loss(outputs, query.targets, query.mask))
         last = jax.tree.map(lambda x: x[-1], outputs)
-        values = {
-            name: measure(last, query.targets, query.mask)
-            for name, measure in losses.items()
-        }
-        return jnp.sum(weights * each(outputs)), values
+        return jnp.sum(weights * each(outputs)), _measure(losses, last, query)
 
     return objective
 
 
-def step_weights(step: jax.Array, num_inner: int, anneal_steps: int) -> jax.Array:
+def step_weights(step: jax.Array, num_steps: int, anneal_steps: int) -> jax.Array:
     """How much the query loss after each inner step counts, at an outer step.
 
     All S inner steps count the same at first. As the share of `anneal_steps` that is
@@ -112,16 +113,16 @@ def step_weights(step: jax.Array, num_inner: int, anneal_steps: int) -> jax.Arra
 
     Args:
       step: the outer step.
-      num_inner: S, the inner steps.
+      num_steps: S, the inner steps.
       anneal_steps: outer steps until the last inner step alone counts.
 
     Returns:
-      The weights, `[num_inner]`, whose sum is 1.
+      The weights, `[num_steps]`, whose sum is 1.
 
     Source:
       Antoniou et al. 2019, section 4, with the numbers of their released code.
     """
-    early = jnp.maximum(1 - step / anneal_steps, 0.03) / num_inner
+    early = jnp.maximum(1 - step / anneal_steps, 0.03) / num_steps
     early = jnp.where(step < anneal_steps, early, 0.0)
-    weights = jnp.full(num_inner, early)
-    return weights.at[-1].set(1 - early * (num_inner - 1))
+    weights = jnp.full(num_steps, early)
+    return weights.at[-1].set(1 - early * (num_steps - 1))

@@ -127,7 +127,7 @@ def scheduled_step(
       The multi-step loss of MAML++ over five inner steps:
 
       >>> def meta_grad_at(step):  # doctest: +SKIP
-      ...     weights = step_weights(step, num_inner=5, anneal_steps=5000)
+      ...     weights = step_weights(step, num_steps=5, anneal_steps=5000)
       ...     objective = multi_step_loss(learner, loss, weights)
       ...     return estimators.backprop(objective)
       >>> step = scheduled_step(meta_grad_at, optax.adam(1e-3))  # doctest: +SKIP

@@ -48,26 +48,34 @@ def split(tree: PyTree, paths: Paths) -> tuple[PyTree, PyTree]:
       None, which counts as no leaf, in the place of the others.
 
     Raises:
-      ValueError: if no leaf matches; the message lists the paths there are.
+      ValueError: if no leaf matches, or none one of several patterns; the message lists
+        the paths there are.
 
     Example:
       >>> split({"body": 1, "head": 2}, "head")
       ({'body': None, 'head': 2}, {'body': 1, 'head': None})
     """
-    patterns = [paths] if isinstance(paths, str) else paths
-    matches = paths if callable(paths) else lambda name: _match(name, patterns)
     leaves, structure = jax.tree.flatten(tree)
     names = leaf_paths(tree)
-    chosen = [bool(matches(name)) for name in names]
-    if not any(chosen):
-        wanted = getattr(paths, "__name__", repr(paths))  # A predicate by its name.
-        raise ValueError(f"Nothing matches {wanted}: there are {', '.join(names)}.")
+    # Each pattern for itself, so that a misspelled one among several is noticed.
+    for each in [paths] if isinstance(paths, str) or callable(paths) else paths:
+        if not any(matches(name, each) for name in names):
+            wanted = getattr(each, "__name__", repr(each))  # A predicate by its name.
+            raise ValueError(f"Nothing matches {wanted}: there are {', '.join(names)}.")
+    chosen = [matches(name, paths) for name in names]
     return tuple(
         structure.unflatten(
             leaf if c == side else None for leaf, c in zip(leaves, chosen)
         )
         for side in (True, False)
     )
+
+
+def matches(path: str, paths: Paths) -> bool:
+    """Whether the path of a leaf is one of those meant."""
+    if callable(paths):
+        return bool(paths(path))
+    return _match(path, [paths] if isinstance(paths, str) else paths) is not None
 
 
 def leaf_paths(tree: PyTree) -> list[str]:
@@ -113,8 +121,13 @@ def merge(first: PyTree, second: PyTree) -> PyTree:
 
 def save(path: str | Path, tree: PyTree) -> None:
     """Writes a tree to an npz file, its leaves by their paths, for `load` or NumPy."""
-    leaves = map(np.asarray, jax.device_get(jax.tree.leaves(tree)))
-    np.savez(path, **dict(zip(leaf_paths(tree), leaves)))
+    leaves = jax.device_get(jax.tree.leaves(tree))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, leaf in zip(leaf_paths(tree), map(np.asarray, leaves)):
+            if leaf.dtype.kind == "V":  # What NumPy does not know, such as bfloat16.
+                leaf = leaf.astype(np.float32)
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, leaf, allow_pickle=False)
 
 
 def load(path: str | Path, like: PyTree) -> PyTree:
@@ -131,11 +144,13 @@ def load(path: str | Path, like: PyTree) -> PyTree:
       ValueError: if the file cannot be read, has a leaf that the tree has not, none that
         it has, or one of another shape.
     """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not there, or not an npz file of parameters.")
     try:
         with np.load(path) as file:
             found = dict(file)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not an npz file of parameters: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error}") from error
     leaves, structure = jax.tree.flatten(like)
     wanted = dict(zip(leaf_paths(like), leaves))
     strange = sorted(set(found) - set(wanted))

@@ -114,6 +114,23 @@ def test_the_order_of_support_examples_does_not_matter(learner):
     )
 
 
+def test_padding_changes_nothing(learner):
+    meta, task = start(learner)
+    support = task.support
+    junk = 9 * jnp.ones((2, *support.inputs.shape[1:]))
+    padded = mj.Batch(
+        jnp.concatenate([junk, support.inputs]),
+        jnp.concatenate([jnp.zeros(2, jnp.int32), support.targets]),
+        jnp.arange(2 + len(support.targets)) >= 2,
+    )
+    np.testing.assert_allclose(
+        predictions(learner, meta, task._replace(support=padded)),
+        predictions(learner, meta, task),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
 def test_adaptation_helps(learner, unadapting):
     meta, task = start(learner)
     after = predictions(learner, meta, task)
@@ -168,3 +185,64 @@ def test_meta_parameters_survive_a_checkpoint(learner, tmp_path):
     checkpoints.save(tmp_path / "checkpoints", 3, meta)
     restored = checkpoints.restore(tmp_path / "checkpoints", meta)
     jax.tree.map(np.testing.assert_array_equal, restored, meta)
+
+
+BACKPROP, WEIGHTS = mj.estimators.backprop, jnp.full(3, 1 / 3)
+# Forms that train otherwise than by the query loss after the last step.
+TRAINED = {
+    "reptile": mj.estimators.displacement(
+        mj.reptile(MODEL, LOSS, SGD, 3, batch_size=2), LOSS
+    ),
+    "maml_plus_plus": BACKPROP(
+        mj.multi_step_loss(
+            mj.maml_plus_plus(MODEL, LOSS, 3, rate=0.1, every_step=True), LOSS, WEIGHTS
+        )
+    ),
+    "warpgrad": BACKPROP(
+        mj.multi_step_loss(
+            mj.warpgrad(WARPED, LOSS, 3, rate=0.1, every_step=True), LOSS, WEIGHTS
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_forms_that_are_trained_learn(name):
+    optimizer, estimator = optax.adam(1e-2), TRAINED[name]
+    state = mj.init_state(jax.random.key(0), LEARNERS[name](3), optimizer, random_task)
+    _, task = start(LEARNERS[name](3))
+    tasks = jax.tree.map(lambda x: x[None], task)
+    _, grads = estimator(jax.random.key(2), state.meta, tasks)
+    for leaf in jax.tree.leaves(grads):
+        assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
+    step = mj.train_step(estimator, optimizer)
+    _, metrics = mj.train(step, state, random_task, num_tasks=8, num_steps=180)
+    assert np.mean(metrics["loss"][-60:]) < np.mean(metrics["loss"][:60])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda adjoint: mj.maml(MODEL, LOSS, SGD, 3, adjoint=adjoint),
+        lambda adjoint: mj.meta_sgd(MODEL, LOSS, 3, adjoint=adjoint),
+        lambda adjoint: mj.meta_curvature(MODEL, LOSS, SGD, 3, adjoint=adjoint),
+        lambda adjoint: mj.imaml(MODEL, LOSS, SGD, 3, adjoint=adjoint),
+        lambda adjoint: mj.maml_plus_plus(MODEL, LOSS, 3, rate=0.1, adjoint=adjoint),
+    ],
+    ids=["maml", "meta_sgd", "meta_curvature", "imaml", "maml_plus_plus"],
+)
+def test_part_of_the_params_adapts_under_any_adjoint(make):
+    unroll, mixed_mode = mj.adjoints.unroll(), mj.adjoints.mixed_mode()
+    grads = []
+    for adjoint in (unroll, mixed_mode):
+        learner = make(mj.adjoints.only("head/*", adjoint))
+        meta, task = start(learner)
+        params = getattr(meta, "params", meta)
+        adapted = learner.adapt(jax.random.key(2), meta, task.support)
+        jax.tree.map(
+            np.testing.assert_array_equal, adapted["Dense_0"], params["Dense_0"]
+        )
+        assert not np.allclose(adapted["head"]["kernel"], params["head"]["kernel"])
+        objective = mj.query_loss(learner, LOSS)
+        grads.append(jax.grad(lambda m: objective(jax.random.key(2), m, task)[0])(meta))  # noqa: B023
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *grads)

@@ -55,25 +55,36 @@ def copied(data_dir, tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the runner in this process: arguments -> exit code, output, errors."""
+def with_flags(monkeypatch):
+    """Calls a function with the runner's flags, parsed from arguments."""
     # It defines flags, which flagsaver would forget were it imported meanwhile.
     from array_record.python import array_record_data_source  # noqa: F401
 
-    from experiments import few_shot, runner
+    from experiments import few_shot
 
-    def run(*arguments):
+    def call(function, *arguments):
         command = ["few_shot", *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", command)
         with flagsaver.flagsaver():
             few_shot.FLAGS.unparse_flags()
             for name in few_shot.FLAGS:
                 few_shot.FLAGS[name].unparse()
-            try:
-                few_shot.FLAGS(command)
-            except flags.Error as error:
-                return 1, "", str(error)
-            code = runner.run(few_shot.FLAGS)
+            few_shot.FLAGS(command)
+            return function(few_shot.FLAGS)
+
+    return call
+
+
+@pytest.fixture
+def run(with_flags, capsys):
+    """Runs the runner in this process: arguments -> exit code, output, errors."""
+    from experiments import runner
+
+    def run(*arguments):
+        try:
+            code = with_flags(runner.run, *arguments)
+        except flags.Error as error:
+            return 1, "", str(error)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

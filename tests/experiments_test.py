@@ -5,11 +5,13 @@ from pathlib import Path
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import compare, components, few_shot, runner
-from metajax import logs
+from experiments import building, compare, components, few_shot, runner
+import metajax as mj
+from metajax import logs, trees
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
@@ -77,8 +79,8 @@ def test_a_run_from_before_a_flag_is_evaluated_as_the_same(run, tmp_path):
     workdir = tmp_path / "run"
     assert run(*TINY, f"--workdir={workdir}")[0] == 0
     lines = (workdir / "run.flags").read_text().splitlines()
-    assert "--adjoint=unroll" in lines
-    older = [line for line in lines if line != "--adjoint=unroll"]
+    assert "--rate_per=parameter" in lines
+    older = [line for line in lines if line != "--rate_per=parameter"]
     (workdir / "run.flags").write_text("\n".join(older))
     code, _, errors = run("--eval_only", f"--workdir={workdir}", "--remat=step")
     assert code == 0, errors
@@ -146,8 +148,11 @@ def test_the_flags_list_what_the_registry_has():
 
 BAD_FLAGS = {
     "misspelled flag": (["--inner_ratee=1"], "inner_rate"),
-    "NaN rate": (["--inner_rate=nan"], "rates must be positive and finite"),
-    "negative rate": (["--outer_rate=-1"], "rates must be positive and finite"),
+    "NaN rate": (["--inner_rate=nan"], "--evolution_std must be positive and finite"),
+    "negative rate": (
+        ["--outer_rate=-1"],
+        "--evolution_std must be positive and finite",
+    ),
     "unknown data": (["--data=imagenet"], "sinusoid|glyphs|omniglot|mnist"),
     "unknown model": (["--model=vit"], "mlp|conv4"),
     "unknown learner": (["--learner=reptil"], "maml|fomaml"),
@@ -159,20 +164,38 @@ BAD_FLAGS = {
     "one rotation": (["--rotations=0:90"], "three ranges"),
     "NaN scale": (["--init_std=nan"], "positive and finite"),
     "no width": (["--hidden=0"], "positive integers"),
-    "an adjoint for none": (["--learner=fomaml", "--last=0"], "which settle them"),
+    "an adjoint for none": (["--learner=fomaml", "--last=0"], "--last is for inner"),
+    "an unread flag": (["--damping=1"], "--damping is for --adjoint=implicit"),
+    "unread rates": (["--rate_per=leaf"], "--rate_per is for --learner=meta_sgd"),
+    "unread context": (["--num_context=2"], "--num_context is for --learner=cavia"),
+    "order of none": (
+        ["--learner=imaml", "--first_order_until=5"],
+        "--first_order_until is for",
+    ),
+    "all of the context": (["--learner=cavia", "--adapted=head/*"], "--adapted is for"),
+    "displaced warp": (
+        ["--learner=warpgrad", "--warp", "--estimator=displacement"],
+        "would never move",
+    ),
     "more than all steps": (["--last=3", "--inner_steps=2"], "at most --inner_steps"),
     "rest of no use": (["--adjoint=implicit"], "does not depend on the initialisation"),
-    "steps alike": (["--per_step=rates"], "for --learner=meta_sgd or maml_plus_plus"),
+    "steps alike": (["--per_step=rates"], "--per_step is for --learner=meta_sgd or"),
     "unknown step": (
         ["--learner=meta_sgd", "--per_step=normalization"],
         "--per_step lists rates",
     ),
     "no warp": (["--learner=warpgrad"], "--learner=warpgrad needs --warp"),
-    "no proximal term": (["--regularization=0"], "must be positive and finite"),
-    "negative damping": (["--damping=-1"], "at least 0 and finite"),
-    "rates in disorder": (["--initial_rates=0.1,0.01"], "the least first"),
+    "no proximal term": (
+        ["--learner=imaml", "--regularization=0"],
+        "must be positive and finite",
+    ),
+    "negative damping": (["--learner=imaml", "--damping=-1"], "at least 0 and finite"),
+    "rates in disorder": (
+        ["--learner=meta_sgd", "--initial_rates=0.1,0.01"],
+        "the least first",
+    ),
     "no iterations": (
-        ["--solver_iterations=0"],
+        ["--learner=imaml", "--solver_iterations=0"],
         "--solver_iterations must be at least",
     ),
 }
@@ -209,12 +232,10 @@ BAD_CONFIGURATIONS = {
     "no GPU": (["--platform=gpu"], "--platform=gpu was asked for"),
     "too many devices": (["--num_devices=1000"], "choose one of 1"),
     "no run to evaluate": (["--eval_only"], "holds no run to evaluate"),
-    "nothing adapted": (["--adapted=Conv_*"], "Nothing matches ['Conv_*']: there are"),
-    "nothing frozen": (
-        ["--frozen=body"],
-        "Nothing matches ['body']: there are Dense_0",
-    ),
-    "no parameters": (["--initial_params=/nowhere.npz"], "/nowhere.npz is not an npz"),
+    "nothing adapted": (["--adapted=Conv_*"], "Nothing matches 'Conv_*': there are"),
+    "half adapted": (["--adapted=head/*,haed"], "Nothing matches 'haed': there are"),
+    "nothing frozen": (["--frozen=body"], "Nothing matches 'body': there are Dense_0"),
+    "no parameters": (["--initial_params=/nowhere.npz"], "/nowhere.npz is not there"),
     "no displacement": (
         ["--learner=meta_sgd", "--estimator=displacement"],
         "displacement needs a learner",
@@ -387,6 +408,8 @@ def test_parameters_of_one_run_start_another_and_the_frozen_stay(run, tmp_path):
     for name in before:
         same = np.array_equal(before[name], after[name])
         assert same == name.startswith("Dense_"), name
+    (first / "best.npz").unlink()  # Its own checkpoint is enough from now on.
+    assert run("--eval_only", "--platform=cpu", f"--workdir={second}")[0] == 0
 
 
 def test_learned_rates_are_logged_and_drawn(run, tmp_path):
@@ -400,11 +423,77 @@ def test_learned_rates_are_logged_and_drawn(run, tmp_path):
 
 
 def test_implicit_runs_report_and_warn_of_their_residuals(run, tmp_path, caplog):
-    flags = ["--learner=imaml", "--adjoint=implicit", "--inner_rate=1e-4"]
+    flags = ["--learner=imaml", "--solver=gmres", "--inner_rate=1e-4"]
     assert run(*TINY, *flags, f"--workdir={tmp_path / 'run'}")[0] == 0
     line = logs.read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
     assert 0.9 < line["train/inner_gradient"] < 1 and line["train/solver_residual"] >= 0
-    assert "0.99 of the gradient is left" in caplog.text
+    assert "of the gradient is left after it" in caplog.text
+
+
+def test_a_solver_that_diverges_stops_the_run_with_advice(run, tmp_path):
+    flags = ["--learner=imaml", "--solver=neumann", "--inner_rate=10"]
+    flags += ["--solver_iterations=20", "--inner_steps=0"]
+    code, _, errors = run(*TINY, *flags, f"--workdir={tmp_path / 'run'}")
+    assert code == runner.NON_FINITE and "--solver=gmres" in errors
+
+
+def trained(config):
+    """The meta-parameters before and after three outer steps, by their paths."""
+    experiment, progress = building.build(config)
+    before = jax.tree.map(np.asarray, progress.state.meta)
+    state, _ = mj.train(
+        experiment.step,
+        progress.state,
+        experiment.problem.train,
+        num_tasks=config.num_tasks,
+        num_steps=3,
+    )
+    leaves = zip(jax.tree.leaves(before), jax.tree.leaves(state.meta))
+    return dict(zip(trees.leaf_paths(before), leaves))
+
+
+PLUS_PLUS = ["--learner=maml_plus_plus", "--inner_steps=2"]
+IMAML = ["--learner=imaml", "--solver=gmres"]
+CHANGES = {
+    "evolution": ([], ["--estimator=evolution"]),
+    "displacement": (["--learner=reptile"], ["--estimator=backprop"]),
+    "minibatches": (["--learner=reptile"], ["--inner_batch=2"]),
+    "schedule": ([], ["--outer_schedule=linear"]),
+    "first order": (["--inner_steps=2"], ["--first_order_until=2"]),
+    "truncation": (["--inner_steps=2"], ["--last=1"]),
+    "part": ([], ["--adapted=head/*"]),
+    "multi-step": (PLUS_PLUS, ["--multi_step_loss=4"]),
+    "rates": (PLUS_PLUS, ["--per_step=rates"]),
+    "rate per leaf": (["--learner=meta_sgd"], ["--rate_per=leaf"]),
+    "adjoint": (["--learner=cavia"], ["--adjoint=implicit", "--damping=1"]),
+    "damping": (IMAML, ["--damping=1"]),
+    "regularization": (IMAML, ["--regularization=1"]),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_flag_changes_what_is_learned(with_flags, name):
+    flags, change = CHANGES[name]
+    workdir = "--workdir=unused"
+    before = with_flags(trained, *TINY, *flags, workdir)
+    after = with_flags(trained, *TINY, *flags, *change, workdir)
+    shared = before.keys() & after.keys()
+    assert not all(np.array_equal(before[n][1], after[n][1]) for n in shared)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--learner=reptile", "--outer_optimizer=sgd", "--outer_rate=1"],
+        ["--outer_optimizer=adamw", "--outer_options=weight_decay=0.9"],
+        ["--estimator=evolution"],
+    ],
+)
+def test_the_frozen_stay_whatever_moves_the_others(with_flags, flags):
+    leaves = with_flags(trained, *TINY, *flags, "--frozen=Dense_*", "--workdir=unused")
+    for name, (before, after) in leaves.items():
+        assert np.array_equal(before, after) == name.startswith("Dense_"), name
 
 
 def test_what_would_change_the_result_cannot_be_changed_half_way(run, tmp_path):
@@ -415,14 +504,37 @@ def test_what_would_change_the_result_cannot_be_changed_half_way(run, tmp_path):
     assert code == 2 and "--num_steps=4 --num_steps=8" in errors
     other = tmp_path / "other"
     imaml = ["--learner=imaml", f"--workdir={other}"]
-    assert run(*TINY, "--adjoint=implicit", *imaml)[0] == 0
+    assert run(*TINY, "--adjoint=implicit", "--solver=gmres", *imaml)[0] == 0
     (other / "result.json").unlink()
-    code, _, errors = run(*TINY, *imaml)
-    assert code == 2 and "--adjoint=implicit" in errors
+    code, _, errors = run(*TINY, "--adjoint=unroll", *imaml)
+    assert code == 2 and "--adjoint=implicit --adjoint=unroll" in errors
 
 
-@pytest.mark.parametrize("estimator", ["displacement", "evolution"])
-def test_other_estimators_train(run, tmp_path, estimator):
-    flags = [f"--estimator={estimator}", "--learner=reptile", "--inner_batch=2"]
-    code, _, errors = run(*TINY, *flags, f"--workdir={tmp_path / 'run'}")
+def test_a_schedule_goes_on_where_it_was_cut_off(run, tmp_path, monkeypatch):
+    flags = [*PLUS_PLUS, "--per_step=rates", "--multi_step_loss=3"]
+    flags += ["--first_order_until=3", "--outer_schedule=cosine"]
+    assert run(*TINY, *flags, f"--workdir={tmp_path / 'whole'}")[0] == 0
+    validate = runner._validate
+
+    def fail_late(config, experiment, progress):
+        if int(progress.state.step) == 4:
+            raise KeyboardInterrupt
+        return validate(config, experiment, progress)
+
+    monkeypatch.setattr(runner, "_validate", fail_late)
+    with pytest.raises(KeyboardInterrupt):
+        run(*TINY, *flags, f"--workdir={tmp_path / 'cut'}")
+    monkeypatch.setattr(runner, "_validate", validate)
+    assert run(*TINY, *flags, f"--workdir={tmp_path / 'cut'}")[0] == 0
+    whole, parted = (np.load(tmp_path / x / "best.npz") for x in ("whole", "cut"))
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], parted[name])
+
+
+def test_steps_of_their_own_are_evaluated_with_more_and_fewer(run, tmp_path):
+    flags = [*PLUS_PLUS, "--per_step=rates", f"--workdir={tmp_path / 'run'}"]
+    assert run(*TINY, *flags)[0] == 0
+    again = ["--eval_only", "--platform=cpu", f"--workdir={tmp_path / 'run'}"]
+    code, out, errors = run(*again, "--eval_inner_steps=0,1,3")
     assert code == 0, errors
+    assert [line.split()[0] for line in out.splitlines()[2:]] == ["0", "1", "3", "10"]

@@ -95,7 +95,14 @@ def test_a_run_without_memory_ends_with_advice_and_a_code(run, monkeypatch, tmp_
 
 def test_an_error_without_words_is_explained_too():
     config = SimpleNamespace(
-        num_tasks=4, tasks_per_chunk=1, num_devices=1, eval_tasks_per_chunk=9
+        num_tasks=4,
+        tasks_per_chunk=1,
+        num_devices=1,
+        eval_tasks_per_chunk=9,
+        inner_steps=1,
+        learner="maml",
+        adjoint=None,
+        estimator=None,
     )
     line = planning.advice(config, MemoryError())
     assert line.startswith("Error: out of memory: a request was refused. Try --adjoint")

@@ -10,7 +10,7 @@ Understanding the Effectiveness of MAML", arXiv 1909.09157, section 4.
 import optax
 
 from metajax import adjoints, losses
-from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params
+from metajax.base import Adjoint, Loss, MetaLearner, Model
 from metajax.learners import adapting_params
 from metajax.trees import Paths
 
@@ -45,8 +45,4 @@ def anil(
     adjoint = adjoints.only(head, adjoint or adjoints.unroll())
     solve = adjoint(losses.of_model(model, loss), optimizer, num_steps)
 
-    def adapt(key: Key, meta: Params, support: Batch) -> Params:
-        del key  # The inner loop is deterministic.
-        return solve(meta, support)
-
-    return adapting_params(model, adapt)
+    return adapting_params(model, lambda key, meta, support: solve(meta, support))

@@ -7,13 +7,12 @@ Oh, Yoo, Kim, Yun 2021, "BOIL: Towards Representation Change for Few-shot Learni
 arXiv 2008.08882, section 3.
 """
 
-from fnmatch import fnmatchcase
-
 import optax
 
-from metajax import adjoints, losses
-from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params
+from metajax import adjoints, losses, trees
+from metajax.base import Adjoint, Loss, MetaLearner, Model
 from metajax.learners import adapting_params
+from metajax.trees import Paths
 
 
 def boil(
@@ -22,7 +21,7 @@ def boil(
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
-    head: str = "head/*",
+    head: Paths = "head/*",
     adjoint: Adjoint | None = None,
 ) -> MetaLearner:
     """BOIL: adapts everything but the last layer.
@@ -32,7 +31,7 @@ def boil(
       loss: the support loss.
       optimizer: the inner optimizer, any optax transformation.
       num_steps: inner steps.
-      head: the params that are left alone, as a shell pattern of their paths.
+      head: the params that are left alone, by their paths.
       adjoint: how the inner loop is differentiated; `adjoints.unroll()`, the exact
         derivative, by default.
 
@@ -48,13 +47,9 @@ def boil(
     """
 
     def is_body(path: str) -> bool:
-        return not fnmatchcase(path, head)
+        return not trees.matches(path, head)
 
     adjoint = adjoints.only(is_body, adjoint or adjoints.unroll())
     solve = adjoint(losses.of_model(model, loss), optimizer, num_steps)
 
-    def adapt(key: Key, meta: Params, support: Batch) -> Params:
-        del key  # The inner loop is deterministic.
-        return solve(meta, support)
-
-    return adapting_params(model, adapt)
+    return adapting_params(model, lambda key, meta, support: solve(meta, support))

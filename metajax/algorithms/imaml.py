@@ -46,8 +46,9 @@ def imaml(
 
     Note:
       The authors' code solves (1 + damping) v + H v / (regularization + 10), with
-      damping 1, in place of the system above, and descends the support loss alone but
-      for a last step; here the equations are the paper's.
+      damping 1, in place of the system above, descends the support loss alone but for a
+      last step, and tests without the proximal term; here the equations are the paper's
+      throughout. Its damping is that of `implicit` divided by the regularization.
     """
     if not regularization > 0:
         raise ValueError(

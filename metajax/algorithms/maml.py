@@ -10,7 +10,7 @@ Networks", arXiv 1703.03400, algorithm 2.
 import optax
 
 from metajax import adjoints, losses
-from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params
+from metajax.base import Adjoint, Loss, MetaLearner, Model
 from metajax.learners import adapting_params
 
 
@@ -47,11 +47,7 @@ def maml(
     support_loss = losses.of_model(model, loss)
     solve = (adjoint or adjoints.unroll())(support_loss, optimizer, num_steps)
 
-    def adapt(key: Key, meta: Params, support: Batch) -> Params:
-        del key  # The inner loop is deterministic.
-        return solve(meta, support)
-
-    return adapting_params(model, adapt)
+    return adapting_params(model, lambda key, meta, support: solve(meta, support))
 
 
 def fomaml(

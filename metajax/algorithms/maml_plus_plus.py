@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from metajax import adjoints, losses, trees
 from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params, PyTree
-from metajax.learners import at_step, descend
+from metajax.learners import adapting_params, at_step, descend
 from metajax.trees import Paths
 
 
@@ -76,16 +76,16 @@ def maml_plus_plus(
     if every_step and not num_steps:
         raise ValueError("maml_plus_plus: every_step needs an inner step.")
     support_loss = losses.of_model(model, loss)
-    steps = jnp.arange(num_steps)
+    made_with, steps = max(num_steps, 1), jnp.arange(num_steps)
 
     def init(key: Key, inputs: PyTree) -> Stepwise:
         params, own = model.init(key, inputs), None
         if normalization is not None:
             own, params = trees.split(params, normalization)
-            own = jax.tree.map(lambda x: jnp.stack([x] * max(num_steps, 1)), own)
+            own = jax.tree.map(lambda x: jnp.stack([x] * made_with), own)
         rates = None
         if learn_rates:
-            rates = jax.tree.map(lambda x: jnp.full(num_steps, rate, x.dtype), params)
+            rates = jax.tree.map(lambda x: jnp.full(made_with, rate, x.dtype), params)
         return Stepwise(params, rates, own)
 
     def stepwise_loss(params: Params, support: Batch, own: Params) -> jax.Array:
@@ -107,15 +107,6 @@ def maml_plus_plus(
             met = jnp.maximum(jnp.arange(-1, num_steps), 0)
             own = jax.vmap(at_step, (None, 0))(meta.normalization, met)
             iterates = trees.merge(iterates, own)
-        if every_step:
-            after = jax.tree.map(lambda x: x[1:], iterates)
-            return jax.vmap(model.calibrate, (0, None))(after, support.inputs)
-        return model.calibrate(jax.tree.map(lambda x: x[-1], iterates), support.inputs)
+        return jax.tree.map(lambda x: x[1:] if every_step else x[-1], iterates)
 
-    def predict(meta: Stepwise, adapted: Params, inputs: PyTree) -> PyTree:
-        del meta
-        if every_step:
-            return jax.vmap(model.apply, (0, None))(adapted, inputs)
-        return model.apply(adapted, inputs)
-
-    return MetaLearner(init, adapt, predict)
+    return adapting_params(model, adapt, init, every_step=every_step)

@@ -85,7 +85,7 @@ def meta_sgd(
 
         def draw(key, leaf):
             shape = leaf.shape if rate_per == "parameter" else ()
-            shape = (num_steps, *shape) if per_step else shape
+            shape = (max(num_steps, 1), *shape) if per_step else shape
             return jax.random.uniform(key, shape, leaf.dtype, low, high)
 
         return WithRates(params, jax.tree.map(draw, keys, rated))

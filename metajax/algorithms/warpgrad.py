@@ -15,7 +15,9 @@ import jax
 import optax
 
 from metajax import adjoints, losses, trees
-from metajax.base import Batch, Key, Loss, MetaLearner, Model, Params, PyTree
+from metajax.base import Batch, Key, Loss, MetaLearner, Model, Params
+from metajax.learners import adapting_params
+from metajax.trees import Paths
 
 
 def warpgrad(
@@ -24,7 +26,7 @@ def warpgrad(
     num_steps: int,
     *,
     rate: float,
-    warp: str = "Warp_*",
+    warp: Paths = "Warp_*",
     every_step: bool = False,
 ) -> MetaLearner:
     """WarpGrad: gradient descent of the task layers, between meta-learned warp layers.
@@ -35,7 +37,7 @@ def warpgrad(
       loss: the support loss.
       num_steps: inner steps.
       rate: the inner rate.
-      warp: the params of the warp layers, as a shell pattern of their paths.
+      warp: the params of the warp layers, by their paths.
       every_step: whether predictions are those after every step, `[steps, examples,
         ...]`, as training needs them (`objectives.multi_step_loss` with weights of
         1 / num_steps), or after the last one.
@@ -71,22 +73,14 @@ def warpgrad(
         warp_params, task = trees.split(meta, warp)
         args = warp_params, support
         if not every_step:
-            adapted = trees.merge(descend(task, args), warp_params)
-            return model.calibrate(adapted, support.inputs)
+            return trees.merge(descend(task, args), warp_params)
 
         def after_step(task: Params) -> Params:
             given = jax.lax.stop_gradient(task)
             path = optax.tree.sub(task, given)  # Zeros, with the gradient to task[0].
-            after = optax.tree.add(step(given, args), path)
-            return model.calibrate(trees.merge(after, warp_params), support.inputs)
+            return trees.merge(optax.tree.add(step(given, args), path), warp_params)
 
         iterates = descend(task, args, iterates=True)
         return jax.vmap(after_step)(jax.tree.map(lambda x: x[:-1], iterates))
 
-    def predict(meta: Params, adapted: Params, inputs: PyTree) -> PyTree:
-        del meta
-        if every_step:
-            return jax.vmap(model.apply, (0, None))(adapted, inputs)
-        return model.apply(adapted, inputs)
-
-    return MetaLearner(model.init, adapt, predict)
+    return adapting_params(model, adapt, every_step=every_step)
