@@ -1,6 +1,7 @@
 """Learners on the same sinusoids: their kept results as one table and one picture.
 
-    python scripts/side_by_side.py
+    python scripts/side_by_side.py           prints the table
+    python scripts/side_by_side.py --draw    draws the picture, too
 
 `scripts/reproduce.py --run=NAME` makes the results.
 """

@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import optax
+import pytest
 
 import metajax as mj
 
@@ -48,8 +49,9 @@ def test_the_learner_of_ones_own_trains_and_beats_chance():
     assert np.mean(metrics["accuracy"][-10:]) > 0.8
 
 
-def test_the_results_table_is_what_was_recorded():
-    command = [sys.executable, ROOT / "scripts" / "reproduce.py"]
+@pytest.mark.parametrize("script", ["reproduce", "side_by_side"])
+def test_the_tables_of_results_are_what_was_recorded(script):
+    command = [sys.executable, ROOT / "scripts" / f"{script}.py"]
     printed = subprocess.run(command, capture_output=True, text=True).stdout
     table = [line for line in printed.splitlines() if line.startswith("|")]
     assert len(table) > 2
