@@ -90,10 +90,9 @@ def test_a_run_from_before_a_flag_is_evaluated_as_the_same(run, tmp_path):
     assert json.loads(result.read_text())["changed"] == ["--remat=none", "--remat=step"]
 
 
-def test_a_run_that_was_cut_off_goes_on_to_the_same_result(run, tmp_path, monkeypatch):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert run(*TINY, f"--workdir={whole}")[0] == 0
-
+@pytest.fixture
+def cut_off(run, monkeypatch):
+    """Runs the runner, but interrupts it before the second validation."""
     validate = runner._validate
 
     def fail_late(config, experiment, progress):
@@ -101,10 +100,20 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(run, tmp_path, monkey
             raise KeyboardInterrupt
         return validate(config, experiment, progress)
 
-    monkeypatch.setattr(runner, "_validate", fail_late)
-    with pytest.raises(KeyboardInterrupt):
-        run(*TINY, f"--workdir={cut}")
-    monkeypatch.setattr(runner, "_validate", validate)
+    def run_in_part(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "_validate", fail_late)
+            with pytest.raises(KeyboardInterrupt):
+                run(*arguments)
+
+    return run_in_part
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_result(run, cut_off, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(*TINY, f"--workdir={whole}")[0] == 0
+
+    cut_off(*TINY, f"--workdir={cut}")
     code, _, errors = run(*TINY, f"--workdir={cut}")
     assert code == 0, errors
 
@@ -512,21 +521,11 @@ def test_what_would_change_the_result_cannot_be_changed_half_way(run, tmp_path):
     assert code == 2 and "--adjoint=implicit --adjoint=unroll" in errors
 
 
-def test_a_schedule_goes_on_where_it_was_cut_off(run, tmp_path, monkeypatch):
+def test_a_schedule_goes_on_where_it_was_cut_off(run, cut_off, tmp_path):
     flags = [*PLUS_PLUS, "--per_step=rates", "--multi_step_loss=3"]
     flags += ["--first_order_until=3", "--outer_schedule=cosine"]
     assert run(*TINY, *flags, f"--workdir={tmp_path / 'whole'}")[0] == 0
-    validate = runner._validate
-
-    def fail_late(config, experiment, progress):
-        if int(progress.state.step) == 4:
-            raise KeyboardInterrupt
-        return validate(config, experiment, progress)
-
-    monkeypatch.setattr(runner, "_validate", fail_late)
-    with pytest.raises(KeyboardInterrupt):
-        run(*TINY, *flags, f"--workdir={tmp_path / 'cut'}")
-    monkeypatch.setattr(runner, "_validate", validate)
+    cut_off(*TINY, *flags, f"--workdir={tmp_path / 'cut'}")
     assert run(*TINY, *flags, f"--workdir={tmp_path / 'cut'}")[0] == 0
     whole, parted = (np.load(tmp_path / x / "best.npz") for x in ("whole", "cut"))
     for name in whole:
