@@ -328,7 +328,11 @@ def _is_implicit(f) -> bool:
 _FOR = {
     ("adjoint",): (
         "other --learner than fomaml, reptile and warpgrad, with --estimator=backprop",
-        lambda f: f["learner"] not in SETTLED and _estimates_by(f) == "backprop",
+        # Runs of the time when unroll was the default have it in their flags.
+        lambda f: (
+            f["adjoint"] == "unroll"
+            or (f["learner"] not in SETTLED and _estimates_by(f) == "backprop")
+        ),
     ),
     ("last", "remat"): (
         "inner loops that are differentiated step by step: other --learner than fomaml, "
