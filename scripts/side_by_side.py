@@ -85,7 +85,7 @@ def draw(found, path: Path) -> None:
             axis.plot(steps, np.mean(each, 0), ".-", color=color, label=label)
         axis.set(xlabel="inner steps", title=f"{shots} shots", yscale="log")
         axis.set_xticks(steps)
-    axes[0].set_ylabel("squared error, median of 600 tasks,\nmean of seeds")
+    axes[0].set_ylabel("squared error\n(median of 600 tasks, mean of seeds)")
     axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
