@@ -9,7 +9,14 @@ import pytest
 import metajax as mj
 from metajax import losses, trees
 from metajax.training import draw_tasks
-from tests.algorithms_test import MODEL, WARPED, predictions, random_task, start
+from tests.algorithms_test import (
+    MODEL,
+    WARPED,
+    meta_gradient,
+    predictions,
+    random_task,
+    start,
+)
 
 LOSS, RATE = losses.cross_entropy, 0.1
 LINEAR = mj.Model(
@@ -49,21 +56,16 @@ def test_maml_equals_a_plain_loop_written_out(first_order):
 
     layers = [meta["Dense_0"], meta["head"]]
     weights = [(layer["kernel"], layer["bias"]) for layer in layers]
-    expected_loss, expected = jax.value_and_grad(outer)(weights)
+    expected_loss, expected = jax.jit(jax.value_and_grad(outer))(weights)
 
     make = mj.fomaml if first_order else mj.maml
     learner = make(MODEL, LOSS, optax.sgd(rate), num_steps)
     meta_grad = mj.estimators.backprop(mj.query_loss(learner, LOSS))
-    (value, _), grads = meta_grad(jax.random.key(0), meta, tasks)
+    (value, _), grads = jax.jit(meta_grad)(jax.random.key(0), meta, tasks)
     np.testing.assert_allclose(value, expected_loss, rtol=1e-5)
     for layer, (kernel, bias) in zip([grads["Dense_0"], grads["head"]], expected):
         np.testing.assert_allclose(layer["kernel"], kernel, rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(layer["bias"], bias, rtol=1e-3, atol=1e-6)
-
-
-def meta_gradient(learner, meta, task):
-    objective = mj.query_loss(learner, LOSS)
-    return jax.grad(lambda meta: objective(jax.random.key(0), meta, task)[0])(meta)
 
 
 def assert_close(a, b):
@@ -243,7 +245,7 @@ def test_cavia_modulates_the_features_of_a_convolutional_network():
     support = mj.Batch(images, jnp.arange(6) % 3)
     meta = learner.init(jax.random.key(0), images)
     plain = mj.models.conv4(3, width=4).apply(meta, images)
-    none = learner.adapt(jax.random.key(0), meta, support)
+    none = jax.jit(learner.adapt)(jax.random.key(0), meta, support)
     unmoved = none._replace(context=jnp.zeros(3))
     assert_close(learner.predict(meta, unmoved, images), plain)
     assert np.abs(none.context).max() > 0
@@ -255,7 +257,7 @@ def test_cavia_under_support_normalisation_keeps_queries_apart():
     learner = mj.cavia(model, LOSS, optax.sgd(1.0), 1, num_context=3)
     images = jnp.asarray(np.random.default_rng(0).random((6, 16, 16, 1)), jnp.float32)
     meta = learner.init(jax.random.key(0), images)
-    adapted = learner.adapt(
+    adapted = jax.jit(learner.adapt)(
         jax.random.key(0), meta, mj.Batch(images, jnp.arange(6) % 3)
     )
     together = learner.predict(meta, adapted, images)
@@ -327,8 +329,8 @@ def test_meta_curvature_multiplies_each_axis_of_a_gradient():
             lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), meta.matrices
         )
     )
-    grads = jax.grad(losses.of_model(model, LOSS))(meta.params, support)
-    adapted = learner.adapt(jax.random.key(0), meta, support)
+    grads = jax.jit(jax.grad(losses.of_model(model, LOSS)))(meta.params, support)
+    adapted = jax.jit(learner.adapt)(jax.random.key(0), meta, support)
     kernel, filters = grads["Conv_1"]["kernel"], meta.matrices["Conv_1"]["kernel"]
     product = np.einsum(
         "fg,ij,op,gjp->fio", *map(np.asarray, filters), kernel.reshape(9, 2, 2)
@@ -454,7 +456,9 @@ def test_warpgrad_differentiates_each_step_from_where_it_began():
     meta, task = start(learner)
     weights = jnp.full(num_steps, 1 / num_steps)
     objective = mj.multi_step_loss(learner, LOSS, weights)
-    actual = jax.grad(lambda meta: objective(jax.random.key(0), meta, task)[0])(meta)
+    actual = jax.jit(
+        jax.grad(lambda meta: objective(jax.random.key(0), meta, task)[0])
+    )(meta)
     inner = losses.of_model(WARPED, LOSS)
 
     def step(params):
@@ -466,7 +470,7 @@ def test_warpgrad_differentiates_each_step_from_where_it_began():
             for layer, leaves in params.items()
         }
 
-    points = [meta]
+    points, step = [meta], jax.jit(step)
     for _ in range(num_steps):
         points.append(step(points[-1]))
 
@@ -474,8 +478,10 @@ def test_warpgrad_differentiates_each_step_from_where_it_began():
         moved = [{**point, "Warp_0": warp} for point in points[:-1]]
         return sum(inner(step(point), task.query) for point in moved) / num_steps
 
-    assert_close(actual["Warp_0"], jax.grad(loss_of_warp)(meta["Warp_0"]))
-    first_order = [jax.grad(inner)(point, task.query) for point in points[1:]]
+    expected = jax.jit(jax.grad(loss_of_warp))(meta["Warp_0"])
+    assert_close(actual["Warp_0"], expected)
+    gradient = jax.jit(jax.grad(inner))
+    first_order = [gradient(point, task.query) for point in points[1:]]
     expected = jax.tree.map(lambda *grads: sum(grads) / num_steps, *first_order)
     for layer in ("Dense_0", "head"):
         assert_close(actual[layer], expected[layer])
