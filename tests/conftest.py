@@ -26,6 +26,13 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Lets go of compiled programs: thousands of them are more than a process can map."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir():
     """The directory of prepared TFDS data, which is only read."""
