@@ -434,7 +434,7 @@ def _range_of_rates(rates):
 
 @flags.multi_flags_validator(
     ["solver", "solver_iterations"],
-    "--solver_iterations must be at least 1, but for --solver=neumann",
+    "--solver_iterations must be at least 1, but for --solver=neumann or dense",
 )
 def _iterations(values):
     return values["solver"] in ("neumann", "dense") or values["solver_iterations"] > 0
