@@ -19,12 +19,24 @@ Args = PyTree  # Whatever else an inner loss depends on, differentiated or not.
 Metrics = dict[str, jax.Array]
 
 
+class Masked(NamedTuple):
+    """Inputs some of which are padding, for models whose examples see each other."""
+
+    inputs: PyTree  # [examples, ...]
+    mask: jax.Array  # [examples], bool, True for real examples
+
+
 class Batch(NamedTuple):
     """Examples of one task; `mask` tells real examples from padding (None: all real)."""
 
     inputs: PyTree  # [examples, ...]
     targets: PyTree  # [examples, ...]
     mask: jax.Array | None = None  # [examples], bool
+
+    @property
+    def shown(self) -> PyTree:
+        """The inputs as models take them: `Masked` where some may be padding."""
+        return self.inputs if self.mask is None else Masked(self.inputs, self.mask)
 
 
 class Task(NamedTuple):
@@ -51,7 +63,8 @@ class Model(NamedTuple):
 
     Attributes:
       init: `(key, inputs) -> params`, from example inputs `[examples, ...]`.
-      apply: `(params, inputs) -> outputs`, `[examples, ...]` both.
+      apply: `(params, inputs) -> outputs`, `[examples, ...]` both. Inputs of a batch
+        with a mask come as `Masked`, and padding must not change the other outputs.
       calibrate: `(params, inputs) -> params`, the params with their normalisation
         statistics fixed to those of `inputs`. Meta-learners call it with the support
         inputs at the end of adaptation, so that a prediction cannot depend on the
@@ -70,7 +83,8 @@ class MetaLearner(NamedTuple):
     Attributes:
       init: `(key, inputs) -> meta`, the meta-parameters to start from.
       adapt: `(key, meta, support) -> adapted`, learning from one task's support batch.
-      predict: `(meta, adapted, inputs) -> outputs`, for new inputs of that task.
+      predict: `(meta, adapted, inputs) -> outputs`, for new inputs of that task, which
+        come as `Masked` if some of them are padding.
     """
 
     init: Callable[[Key, PyTree], MetaParams]

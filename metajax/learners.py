@@ -28,7 +28,7 @@ def adapting_params(
 ) -> MetaLearner:
     """A meta-learner that adapts the params of a model, and predicts with them.
 
-        adapted = calibrate(adapt_params(key, meta, support), support.inputs)
+        adapted = calibrate(adapt_params(key, meta, support), support.shown)
         predict(meta, adapted, inputs) = apply(adapted, inputs)
 
     Args:
@@ -46,7 +46,7 @@ def adapting_params(
         calibrate, apply = (jax.vmap(f, (0, None)) for f in (calibrate, apply))
 
     def adapt(key: Key, meta: MetaParams, support: Batch) -> Params:
-        return calibrate(adapt_params(key, meta, support), support.inputs)
+        return calibrate(adapt_params(key, meta, support), support.shown)
 
     def predict(meta: MetaParams, adapted: Params, inputs: PyTree) -> PyTree:
         del meta

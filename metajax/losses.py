@@ -35,7 +35,7 @@ def of_model(model: Model, loss: Loss) -> InnerLoss:
     """
 
     def batch_loss(params: Params, batch: Batch) -> jax.Array:
-        outputs = model.apply(params, batch.inputs)
+        outputs = model.apply(params, batch.shown)
         return loss(outputs, batch.targets, batch.mask)
 
     return batch_loss

@@ -59,7 +59,7 @@ def adapt_and_judge(
     def judge(key: Key, meta: MetaParams, task: Task) -> tuple[Adapted, Metrics]:
         support, query = task
         adapted = learner.adapt(key, meta, support)
-        outputs = learner.predict(meta, adapted, query.inputs)
+        outputs = learner.predict(meta, adapted, query.shown)
         return adapted, _measure(losses, outputs, query)
 
     return judge
@@ -96,7 +96,7 @@ def multi_step_loss(
     def objective(key: Key, meta: MetaParams, task: Task):
         support, query = task
         adapted = learner.adapt(key, meta, support)
-        outputs = learner.predict(meta, adapted, query.inputs)
+        outputs = learner.predict(meta, adapted, query.shown)
         each = jax.vmap(lambda outputs: loss(outputs, query.targets, query.mask))
         last = jax.tree.map(lambda x: x[-1], outputs)
         return jnp.sum(weights * each(outputs)), _measure(losses, last, query)

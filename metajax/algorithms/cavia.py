@@ -15,7 +15,17 @@ import jax.numpy as jnp
 import optax
 
 from metajax import adjoints
-from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params, PyTree
+from metajax.base import (
+    Adjoint,
+    Batch,
+    Key,
+    Loss,
+    Masked,
+    MetaLearner,
+    Model,
+    Params,
+    PyTree,
+)
 
 
 class InContext(NamedTuple):
@@ -62,7 +72,7 @@ def cavia(
 
     def context_loss(context: jax.Array, params_and_batch: tuple[Params, Batch]):
         params, batch = params_and_batch
-        outputs = model.apply(params, (batch.inputs, context))
+        outputs = model.apply(params, _with(context, batch.shown))
         return loss(outputs, batch.targets, batch.mask)
 
     solve = (adjoint or adjoints.unroll())(context_loss, optimizer, num_steps)
@@ -74,11 +84,17 @@ def cavia(
         del key  # The inner loop is deterministic.
         zeros = jnp.zeros(num_context, jnp.result_type(*jax.tree.leaves(meta)))
         context = solve(zeros, (meta, support))
-        params = model.calibrate(meta, (support.inputs, context))
+        params = model.calibrate(meta, _with(context, support.shown))
         return InContext(context, params)
 
     def predict(meta: Params, adapted: InContext, inputs: PyTree) -> PyTree:
         del meta
-        return model.apply(adapted.params, (inputs, adapted.context))
+        return model.apply(adapted.params, _with(adapted.context, inputs))
 
     return MetaLearner(init, adapt, predict)
+
+
+def _with(context: jax.Array, inputs: PyTree) -> PyTree:
+    if isinstance(inputs, Masked):
+        return Masked((inputs.inputs, context), inputs.mask)
+    return inputs, context

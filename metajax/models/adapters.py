@@ -1,21 +1,24 @@
 """Any flax module as a `Model`: a pair of pure functions over a plain tree of params."""
 
 from collections.abc import Callable
+import inspect
 
 from flax import nnx
 import flax.linen as nn
 import jax
 
-from metajax.base import Calibrated, Model, Params, PyTree
+from metajax.base import Calibrated, Masked, Model, Params, PyTree
 
 
 def from_linen(module: nn.Module) -> Model:
     """A Linen module as a model.
 
     Args:
-      module: a module that is called with inputs `[examples, ...]` alone. It may keep
-        normalisation statistics in a collection named "statistics", as
-        `layers.Normalize` does, but no other state.
+      module: a module that is called with inputs `[examples, ...]` and, if it has such
+        an argument, `mask=`, which tells real examples from padding, `[examples]`;
+        without it each example must be treated alone. It may keep normalisation
+        statistics in a collection named "statistics", as `layers.Normalize` does, but no
+        other state.
 
     Returns:
       A model whose params are the plain dict of the collection "params".
@@ -29,9 +32,16 @@ def from_linen(module: nn.Module) -> Model:
       >>> params["kernel"].shape
       (784, 10)
     """
+    takes_mask = "mask" in inspect.signature(module.__call__).parameters
+
+    def call(function: Callable, variables: PyTree, inputs: PyTree, **options):
+        if not isinstance(inputs, Masked):
+            return function(variables, inputs, **options)
+        options |= {"mask": inputs.mask} if takes_mask else {}
+        return function(variables, inputs.inputs, **options)
 
     def init(key: jax.Array, inputs: PyTree) -> Params:
-        variables = module.init(key, inputs)
+        variables = call(module.init, key, inputs)
         state = sorted(set(variables) - {"params", "statistics"})
         if state:
             raise ValueError(
@@ -43,12 +53,13 @@ def from_linen(module: nn.Module) -> Model:
 
     def apply(params: Params, inputs: PyTree) -> PyTree:
         if isinstance(params, Calibrated):
-            return module.apply(params._asdict(), inputs)
-        return module.apply({"params": params}, inputs)
+            return call(module.apply, params._asdict(), inputs)
+        return call(module.apply, {"params": params}, inputs)
 
     def calibrate(params: Params, inputs: PyTree) -> Params:
         params = params.params if isinstance(params, Calibrated) else params
-        _, state = module.apply({"params": params}, inputs, mutable=["statistics"])
+        variables = {"params": params}
+        _, state = call(module.apply, variables, inputs, mutable=["statistics"])
         return Calibrated(params, state["statistics"]) if state else params
 
     return Model(init, apply, calibrate)
@@ -63,7 +74,8 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     Returns:
       A model whose params are the module's `nnx.Param` state. Other variables keep the
       values they are built with, and what a call changes in them is dropped: BatchNorm
-      in training mode normalises by the batch at hand, which is transductive.
+      in training mode normalises by the batch at hand, which is transductive. Masks
+      are not passed on: padding would count there.
 
     Example:
       >>> model = from_nnx(lambda rngs: nnx.Linear(784, 10, rngs=rngs))
@@ -78,6 +90,8 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         return nnx.state(build(nnx.Rngs(key)), nnx.Param)
 
     def apply(params: Params, inputs: PyTree) -> PyTree:
+        if isinstance(inputs, Masked):
+            inputs = inputs.inputs
         # A copy, since a library BatchNorm would update variables of another trace.
         return nnx.merge(graph, params, rest, copy=True)(inputs)
 

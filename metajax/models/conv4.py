@@ -14,7 +14,7 @@ from metajax.models.adapters import from_linen
 class Conv4(nn.Module):
     """Four blocks of convolution, normalisation and ReLU, and a linear head."""
 
-    ways: int
+    ways: int | None
     width: int
     downsample: Literal["stride", "pool"]
     normalization: layers.Normalization
@@ -22,7 +22,11 @@ class Conv4(nn.Module):
     warp: bool
 
     @nn.compact
-    def __call__(self, inputs: jax.Array | tuple[jax.Array, jax.Array]) -> jax.Array:
+    def __call__(
+        self,
+        inputs: jax.Array | tuple[jax.Array, jax.Array],
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
         inputs, context = inputs if isinstance(inputs, tuple) else (inputs, None)
         if inputs.ndim != 4:
             raise ValueError(
@@ -35,7 +39,7 @@ class Conv4(nn.Module):
             strides = (1, 1) if pool else (2, 2)
             # The shift of the normalisation stands for the bias.
             hidden = layers.Conv(self.width, strides=strides, use_bias=False)(hidden)
-            hidden = layers.Normalize(self.normalization)(hidden)
+            hidden = layers.Normalize(self.normalization)(hidden, mask)
             if context is not None and block == 2:
                 hidden = _modulate(
                     hidden, layers.Dense(2 * self.width, name="film")(context[None])
@@ -54,6 +58,8 @@ class Conv4(nn.Module):
             features = hidden.reshape(len(hidden), -1)
         else:
             features = jnp.mean(hidden, axis=(1, 2))
+        if self.ways is None:
+            return features
         if self.head_std is None:
             kernel_init = nn.initializers.lecun_normal()
         else:
@@ -68,7 +74,7 @@ def _modulate(hidden: jax.Array, scale_and_shift: jax.Array) -> jax.Array:
 
 
 def conv4(
-    ways: int,
+    ways: int | None,
     *,
     width: int = 64,
     downsample: Literal["stride", "pool"] = "stride",
@@ -79,7 +85,8 @@ def conv4(
     """Conv4: four 3x3 convolutions, each normalised, ReLU, and halved in size.
 
     Args:
-      ways: classes a task, the width of the linear head.
+      ways: classes a task, the width of the linear head; None for no head, so that the
+        outputs are the features.
       width: features of each convolution.
       downsample: "stride" halves by convolutions of stride 2 and averages the last map,
         as Finn et al. 2017 do for Omniglot; "pool" by 2x2 max-pooling and flattens it,
@@ -113,7 +120,7 @@ def conv4(
         raise ValueError(
             f"Unknown downsample {downsample!r}: choose one of stride, pool."
         )
-    if min(ways, width) < 1:
+    if width < 1 or (ways is not None and ways < 1):
         raise ValueError(f"conv4: ways and width must be positive: {ways}, {width}.")
     layers.check_normalization(normalization)
     return from_linen(Conv4(ways, width, downsample, normalization, head_std, warp))

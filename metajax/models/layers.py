@@ -64,7 +64,8 @@ class Normalize(nn.Module):
     epsilon: float = 1e-3
 
     @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
+    def __call__(self, inputs: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Normalises `[examples, ..., features]`; where `mask` is False is padding."""
         check_normalization(self.protocol)
         features = inputs.shape[-1]
         each = (1,) * (inputs.ndim - 1) + (features,)  # Broadcasts over the rest.
@@ -73,7 +74,7 @@ class Normalize(nn.Module):
         if self.protocol == "none":
             return inputs * scale + bias
         if self.protocol in ("transductive", "support"):
-            mean, variance = self._batch_statistics(inputs)
+            mean, variance = self._batch_statistics(inputs, mask)
             factor = jax.lax.rsqrt(variance + self.epsilon) * scale
             return inputs * factor + (bias - mean * factor)
         groups = 1 if self.protocol == "layer" else _num_groups(features)
@@ -82,7 +83,9 @@ class Normalize(nn.Module):
         grouped = (grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)
         return grouped.reshape(inputs.shape) * scale + bias
 
-    def _batch_statistics(self, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _batch_statistics(
+        self, inputs: jax.Array, mask: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
         fixed = self.has_variable("statistics", "moments")
         collecting = self.is_mutable_collection("statistics")
         if fixed and not collecting:
@@ -92,15 +95,29 @@ class Normalize(nn.Module):
                 "Normalize('support') was called twice, but has one place for its "
                 "statistics: use one Normalize for each call."
             )
-        moments = _moments(inputs, tuple(range(inputs.ndim - 1)))
+        moments = _moments(inputs, tuple(range(inputs.ndim - 1)), mask)
         if collecting and self.protocol == "support":
             self.put_variable("statistics", "moments", moments)
         return moments
 
 
-def _moments(inputs: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    mean = jnp.mean(inputs, axes, keepdims=True)
-    return mean, jnp.mean(jnp.square(inputs - mean), axes, keepdims=True)
+def _moments(
+    inputs: jax.Array, axes: tuple[int, ...], mask: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance; over the real examples alone if there is a mask."""
+    if mask is None:
+        mean = jnp.mean(inputs, axes, keepdims=True)
+        return mean, jnp.mean(jnp.square(inputs - mean), axes, keepdims=True)
+    real = mask.reshape(len(mask), *(1,) * (inputs.ndim - 1))
+    count = jnp.maximum(jnp.sum(mask), 1) * (inputs[0].size // inputs.shape[-1])
+
+    def average(values):
+        return jnp.sum(values, axes, keepdims=True, where=real) / count.astype(
+            values.dtype
+        )
+
+    mean = average(inputs)
+    return mean, average(jnp.square(inputs - mean))
 
 
 def _num_groups(features: int) -> int:

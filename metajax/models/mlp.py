@@ -15,7 +15,7 @@ class MLP(nn.Module):
     """Dense layers with ReLU between them, over flattened inputs."""
 
     hidden: Sequence[int]
-    outputs: int
+    outputs: int | None
     init_std: float | None = None
     warp: bool = False
 
@@ -34,12 +34,14 @@ class MLP(nn.Module):
             hidden = nn.relu(layers.Dense(width, kernel_init)(hidden))
             if self.warp:
                 hidden = layers.Dense(width, name=f"Warp_{index}")(hidden)
+        if self.outputs is None:
+            return hidden
         return layers.Dense(self.outputs, kernel_init, name="head")(hidden)
 
 
 def mlp(
     hidden: Sequence[int],
-    outputs: int,
+    outputs: int | None,
     *,
     init_std: float | None = None,
     warp: bool = False,
@@ -48,7 +50,8 @@ def mlp(
 
     Args:
       hidden: the widths of the hidden layers.
-      outputs: the width of the last layer, whose outputs are `[examples, outputs]`.
+      outputs: the width of the last layer, whose outputs are `[examples, outputs]`; None
+        for no such layer, so that the outputs are those of the last hidden one.
       init_std: scale of the initial weights, drawn from a normal of that standard
         deviation truncated at two of them; LeCun's, `1 / sqrt(inputs)`, if None.
       warp: whether a linear layer of the same width, "Warp_0" and so on, follows each
@@ -58,6 +61,6 @@ def mlp(
       A model that flattens each input. Of a pair `(inputs, context)` it puts the
       context, a vector, beside each (CAVIA).
     """
-    if not all(width > 0 for width in (*hidden, outputs)):
+    if not all(width > 0 for width in (*hidden, 1 if outputs is None else outputs)):
         raise ValueError(f"mlp: widths must be positive: got {(*hidden, outputs)}.")
     return from_linen(MLP(tuple(hidden), outputs, init_std, warp))

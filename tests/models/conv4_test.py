@@ -79,6 +79,37 @@ def test_only_the_support_protocol_fixes_statistics(adapted, protocol):
     assert isinstance(after, Calibrated) == (protocol == "support")
 
 
+def _pad(batch):
+    """The batch with two examples of junk in front."""
+    junk = 9 * _images(5, 2)
+    return mj.Batch(
+        np.concatenate([junk, batch.inputs]),
+        np.concatenate([[0, 0], batch.targets]),
+        np.arange(2 + len(batch.targets)) >= 2,
+    )
+
+
+@pytest.mark.parametrize("name", ["maml", "cavia"])
+def test_padding_changes_no_prediction_under_any_protocol(protocol, name):
+    model, params = _model(protocol)
+    if name == "maml":
+        learner = mj.maml(model, cross_entropy, optax.sgd(0.4), 1)
+    else:
+        learner = mj.cavia(model, cross_entropy, optax.sgd(1.0), 1, num_context=2)
+        params = jax.jit(learner.init)(jax.random.key(1), _images(0, 2))
+
+    @jax.jit
+    def predict(task):
+        adapted = learner.adapt(jax.random.key(0), params, task.support)
+        return learner.predict(params, adapted, task.query.shown)
+
+    task = mj.Task(
+        mj.Batch(_images(1, 6), np.arange(6) % 3), mj.Batch(_images(2, 4), np.arange(4))
+    )
+    outputs = predict(mj.Task(_pad(task.support), _pad(task.query)))
+    np.testing.assert_allclose(outputs[2:], predict(task), rtol=1e-4, atol=1e-5)
+
+
 def test_support_predictions_depend_on_the_support_batch_by_its_statistics():
     model, params = _model("support")
     support, queries = _images(1, 6), _images(2, 4)
@@ -155,6 +186,18 @@ def test_conv4_equals_a_network_of_library_layers(downsample):
 def test_bad_arguments_are_refused_with_what_is_allowed(options, message):
     with pytest.raises(ValueError, match=message):
         conv4(5, **options)
+
+
+@pytest.mark.parametrize("downsample", ["stride", "pool"])
+def test_without_ways_the_outputs_are_what_the_head_takes(downsample):
+    images = _images(0, 2, 16)
+    model = conv4(3, width=8, downsample=downsample)
+    params = _params(model, images)
+    features = conv4(None, width=8, downsample=downsample).apply(params, images)
+    logits = features @ params["head"]["kernel"] + params["head"]["bias"][None]
+    np.testing.assert_allclose(
+        logits, model.apply(params, images), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_zero_ways_are_refused():

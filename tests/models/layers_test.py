@@ -145,3 +145,18 @@ def test_a_constant_input_has_finite_first_and_second_derivatives(protocol):
 def test_an_unknown_protocol_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'batch'.*" + ", ".join(PROTOCOLS)):
         check_normalization("batch")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_padding_does_not_count_in_normalisation(protocol):
+    module, inputs = Normalize(protocol), _normal(0, 4, 3, 3, 2)
+    variables = module.init(jax.random.key(0), inputs)
+    padded = np.concatenate([np.full((2, 3, 3, 2), 1e6, np.float32), inputs])
+    outputs = module.apply(variables, padded, np.arange(6) >= 2)
+    np.testing.assert_allclose(outputs[2:], module.apply(variables, inputs), atol=1e-5)
+
+
+def test_nothing_but_padding_normalises_to_finite_numbers():
+    module, inputs = Normalize("transductive"), _normal(0, 2, 3)
+    variables = module.init(jax.random.key(0), inputs)
+    assert np.isfinite(module.apply(variables, inputs, np.zeros(2, bool))).all()

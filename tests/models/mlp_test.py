@@ -33,6 +33,14 @@ def test_without_hidden_layers_it_is_linear():
     assert jax.tree.map(np.shape, params) == {"head": {"kernel": (4, 3), "bias": (3,)}}
 
 
+def test_without_outputs_they_are_those_of_the_last_hidden_layer():
+    inputs = _inputs(0, 5, 4)
+    params = mlp([7, 6], 2).init(jax.random.key(0), inputs)
+    hidden = mlp([7, 6], None).apply(params, inputs)
+    logits = hidden @ params["head"]["kernel"] + params["head"]["bias"][None]
+    np.testing.assert_allclose(logits, mlp([7, 6], 2).apply(params, inputs), atol=1e-6)
+
+
 def test_the_network_of_the_docstring_has_its_params():
     params = jax.eval_shape(
         mlp([128], 10).init, jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32)
