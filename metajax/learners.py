@@ -1,12 +1,13 @@
 """What meta-learners have in common, and what can be made of any."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import trees
+from metajax import heads, trees
 from metajax.base import (
     Adapted,
     Batch,
@@ -51,6 +52,57 @@ def adapting_params(
     def predict(meta: MetaParams, adapted: Params, inputs: PyTree) -> PyTree:
         del meta
         return apply(adapted, inputs)
+
+    return MetaLearner(init or model.init, adapt, predict)
+
+
+class Fitted(NamedTuple):
+    """What a task has taught a learner that fits a head to features."""
+
+    params: Params  # Of the embedding, as `model.calibrate` leaves them.
+    head: PyTree
+    counts: jax.Array  # [ways], of support examples
+
+
+def fitting_head(
+    model: Model,
+    ways: int,
+    fit: Callable[[MetaParams, jax.Array, jax.Array], PyTree],
+    logits: Callable[[MetaParams, PyTree, jax.Array], jax.Array],
+    init: Callable[[Key, PyTree], MetaParams] | None = None,
+) -> MetaLearner:
+    """A meta-learner that fits a head to the features of the support examples.
+
+        head = fit(meta, apply(params, support.inputs), memberships(support.targets))
+        predict(meta, adapted, inputs) = logits(meta, head, apply(params, inputs))
+
+    Args:
+      model: an embedding, with outputs `[examples, features]`, such as `conv4(None)`.
+      ways: classes a task.
+      fit: `(meta, features, memberships) -> head`; see `heads.memberships`, whose rows
+        of zeros are padding.
+      logits: `(meta, head, features) -> [queries, ways]`.
+      init: the initial meta-parameters, a tuple that has params of the model as
+        `params`; by default they are these params themselves.
+
+    Returns:
+      A meta-learner whose adapted params are `Fitted`. A class without support is never
+      predicted, see `heads.hide_absent`.
+    """
+
+    def params_of(meta: MetaParams) -> Params:
+        return meta if init is None else meta.params
+
+    def adapt(key: Key, meta: MetaParams, support: Batch) -> Fitted:
+        del key  # Nothing is random.
+        features = model.apply(params_of(meta), support.shown)
+        members = heads.memberships(support.targets, ways, support.mask, features.dtype)
+        params = model.calibrate(params_of(meta), support.shown)
+        return Fitted(params, fit(meta, features, members), members.sum(axis=0))
+
+    def predict(meta: MetaParams, adapted: Fitted, inputs: PyTree) -> jax.Array:
+        features = model.apply(adapted.params, inputs)
+        return heads.hide_absent(logits(meta, adapted.head, features), adapted.counts)
 
     return MetaLearner(init or model.init, adapt, predict)
 

@@ -31,7 +31,7 @@ def within(names: set[str], *packages: str) -> set[str]:
 def test_imports_go_one_way(name):
     names = imported(FILES[name])
     if name.startswith("metajax/algorithms/"):
-        rooms = ("base", "adjoints", "learners", "losses", "trees")
+        rooms = ("base", "adjoints", "heads", "learners", "losses", "trees")
         allowed = [f"metajax.{room}" for room in rooms]
         assert within(names, "metajax") == within(names, *allowed)
     elif name.startswith(("metajax/models/", "metajax/data/")):
