@@ -39,12 +39,16 @@ def build(config) -> tuple[Experiment, Progress]:
     """The components, and the progress of a run that has not begun."""
     problem = components.DATA[config.data](config)
     problem = problem._replace(train=jax.device_put(problem.train))
-    evaluated = {0, *map(int, config.eval_inner_steps + config.select_inner_steps)}
+    evaluated = {
+        0,
+        *choices.eval_inner_steps(config),
+        *choices.select_inner_steps(config),
+    }
     learners = {n: _learner(config, problem, n) for n in sorted(evaluated)}
     objectives = {n: _objective(problem, each) for n, each in learners.items()}
     state = mj.init_state(
         jax.random.key(config.seed),
-        _learner(config, problem, config.inner_steps),
+        _trained_learner(config, problem),
         _outer_optimizer(config),
         problem.train,
     )
@@ -148,24 +152,35 @@ def steps_ahead(config, step: int) -> int:
     return min(config.log_every_steps, until_eval, config.num_steps - step)
 
 
-def _learner(
-    config, problem: components.Problem, num_steps: int, **options
-) -> mj.MetaLearner:
-    model = components.MODELS[config.model](config, problem.outputs)
+def _learner(config, problem: components.Problem, num_steps: int) -> mj.MetaLearner:
+    """The learner as it is evaluated, after some inner steps."""
     make = components.LEARNERS[config.learner]
-    learner = make(config, model, problem.loss, num_steps, **options)
+    return _make(config, make, problem, problem.eval_outputs, num_steps)
+
+
+def _trained_learner(config, problem: components.Problem, **options) -> mj.MetaLearner:
+    name = config.learner
+    make = components.TRAINED.get(name, components.LEARNERS[name])
+    steps = config.inner_steps
+    return _make(config, make, problem, problem.outputs, steps, **options)
+
+
+def _make(config, make, problem, outputs, num_steps, **options) -> mj.MetaLearner:
+    build = partial(components.MODELS[config.model], config)
+    given = components.Given(build, outputs, problem.loss, num_steps)
+    learner = make(config, given, **options)
     return mj.freeze(learner, config.frozen) if config.frozen else learner
 
 
 def _estimator(config, problem: components.Problem, step=None) -> Estimator:
     """The estimator of training, at an outer step if it changes with it."""
-    learner = _learner(config, problem, config.inner_steps)
+    learner = _trained_learner(config, problem)
     weigh = components.STEP_WEIGHTS.get(config.learner, lambda config, step: None)
     weights = weigh(config, step)
     if weights is None:
         objective = _objective(problem, learner)
     else:
-        stepwise = _learner(config, problem, config.inner_steps, every_step=True)
+        stepwise = _trained_learner(config, problem, every_step=True)
         objective = mj.multi_step_loss(
             stepwise, problem.loss, weights, **problem.metrics
         )

@@ -1,21 +1,85 @@
-"""What a learner does by its paper, where the flags leave it open; loads no JAX."""
+"""What flags must know of the learners, and where they leave things open; no JAX here."""
 
-# Learners whose derivative is their own, so that no flag chooses it.
-SETTLED = ("fomaml", "reptile", "warpgrad")
+from typing import NamedTuple
+
+
+class Traits(NamedTuple):
+    """What sets a learner apart from others, as far as flags go.
+
+    Attributes:
+      reads: flags that it reads and not every learner does.
+      inner_steps: whether it takes any.
+      adjoint: how its inner loop is differentiated by default; None where that is its
+        own, so that no flag chooses it.
+      rests: whether its inner loop may come to rest, so that --adjoint=implicit suits.
+      estimator: that of its meta-gradient by default.
+      any_ways: whether no parameter depends on the ways, so that they may differ in
+        evaluation.
+    """
+
+    reads: tuple[str, ...] = ()
+    inner_steps: bool = True
+    adjoint: str | None = "unroll"
+    rests: bool = False
+    estimator: str = "backprop"
+    any_ways: bool = False
+
+
+def _fitting_a_head(*reads: str) -> Traits:
+    return Traits(reads, inner_steps=False, adjoint=None, any_ways=True)
+
+
+LEARNERS = {
+    "maml": Traits(("adapted",)),
+    "fomaml": Traits(adjoint=None),
+    "reptile": Traits(("inner_batch",), adjoint=None, estimator="displacement"),
+    "anil": Traits(("adapted",), rests=True),
+    "boil": Traits(("adapted",)),
+    "meta_sgd": Traits(("adapted", "initial_rates", "rate_per", "per_step")),
+    "meta_curvature": Traits(("adapted",)),
+    "cavia": Traits(("num_context",), rests=True),
+    "imaml": Traits(("adapted", "regularization"), adjoint="implicit", rests=True),
+    "maml_plus_plus": Traits(("adapted", "per_step", "multi_step_loss")),
+    "warpgrad": Traits(adjoint=None),
+    "protonet": _fitting_a_head(),
+    "matching_net": _fitting_a_head(),
+    "relation_net": _fitting_a_head("relation"),
+    "r2d2": _fitting_a_head(),
+    "metaoptnet": _fitting_a_head("regularization"),
+    "meta_baseline": _fitting_a_head(),
+    "baseline": Traits(("new_head",), adjoint=None, any_ways=True),
+}
+
+
+def readers(flag: str) -> list[str]:
+    """The learners that read a flag which not every one does."""
+    return [name for name, traits in LEARNERS.items() if flag in traits.reads]
 
 
 def adjoint(learner: str, asked: str | None) -> str:
-    return asked or ("implicit" if learner == "imaml" else "unroll")
+    return asked or LEARNERS[learner].adjoint or "unroll"
 
 
 def estimator(learner: str, asked: str | None) -> str:
-    return asked or ("displacement" if learner == "reptile" else "backprop")
+    return asked or LEARNERS[learner].estimator
 
 
 def unrolls(learner: str, adjoint_asked: str | None, estimator_asked: str | None):
     """Whether the inner loop is differentiated step by step."""
     return (
-        learner not in SETTLED
+        LEARNERS[learner].adjoint is not None
         and estimator(learner, estimator_asked) == "backprop"
         and adjoint(learner, adjoint_asked) != "implicit"
     )
+
+
+def eval_inner_steps(config) -> list[int]:
+    """The numbers of inner steps to report."""
+    default = (0, 1, 5, 10) if LEARNERS[config.learner].inner_steps else (0,)
+    return list(map(int, config.eval_inner_steps or default))
+
+
+def select_inner_steps(config) -> list[int]:
+    """The numbers of inner steps by whose mean score parameters are chosen."""
+    default = (10,) if LEARNERS[config.learner].inner_steps else (0,)
+    return list(map(int, config.select_inner_steps or default))

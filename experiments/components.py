@@ -21,7 +21,8 @@ class Problem(NamedTuple):
     train: Sampler
     validation: Sampler
     test: Sampler
-    outputs: int  # Width of a model's last layer.
+    outputs: int  # Width of a model's last layer, in training,
+    eval_outputs: int  # and in evaluation.
     loss: Loss
     metrics: dict[str, Loss]  # Reported beside the loss.
 
@@ -29,7 +30,7 @@ class Problem(NamedTuple):
 def sinusoid(config) -> Problem:
     train = mj.data.Sinusoid(config.shots, config.queries)
     test = mj.data.Sinusoid(*_evaluated_sizes(config))
-    return Problem(train, test, test, 1, mj.losses.squared_error, {})
+    return Problem(train, test, test, 1, 1, mj.losses.squared_error, {})
 
 
 def glyphs(config) -> Problem:
@@ -85,7 +86,9 @@ def _classification(config, train, validation, test) -> Problem:
     """Few-shot tasks from three disjoint parts of the data."""
     permuted = {"all": (True, True), "eval": (False, True), "none": (False, False)}
     train_permuted, eval_permuted = permuted[config.permute_labels]
-    trained, evaluated = (config.shots, config.queries), _evaluated_sizes(config)
+    eval_ways = config.eval_ways or config.ways
+    trained = config.ways, config.shots, config.queries
+    evaluated = eval_ways, *_evaluated_sizes(config)
     samplers = []
     for split, data, sizes, transform, permute in zip(
         mj.data.SPLITS,
@@ -95,12 +98,12 @@ def _classification(config, train, validation, test) -> Problem:
         (train_permuted, eval_permuted, eval_permuted),
     ):
         try:
-            sampler = mj.data.FewShot(data, config.ways, *sizes, transform, permute)
+            sampler = mj.data.FewShot(data, *sizes, transform, permute)
         except ValueError as error:
             raise ValueError(f"The {split} classes: {error}") from error
         samplers.append(sampler)
     metrics = {"accuracy": mj.losses.accuracy}
-    return Problem(*samplers, config.ways, mj.losses.cross_entropy, metrics)
+    return Problem(*samplers, config.ways, eval_ways, mj.losses.cross_entropy, metrics)
 
 
 def _evaluated_sizes(config) -> tuple[int, int]:
@@ -126,12 +129,12 @@ DATA: dict[str, Callable[[Any], Problem]] = {
 }
 
 
-def mlp(config, outputs: int) -> Model:
+def mlp(config, outputs: int | None) -> Model:
     hidden = [int(width) for width in config.hidden]
     return mj.models.mlp(hidden, outputs, init_std=config.init_std, warp=config.warp)
 
 
-def conv4(config, outputs: int) -> Model:
+def conv4(config, outputs: int | None) -> Model:
     return mj.models.conv4(
         outputs,
         width=config.width,
@@ -142,7 +145,7 @@ def conv4(config, outputs: int) -> Model:
     )
 
 
-MODELS: dict[str, Callable[[Any, int], Model]] = {"mlp": mlp, "conv4": conv4}
+MODELS: dict[str, Callable[[Any, int | None], Model]] = {"mlp": mlp, "conv4": conv4}
 
 
 def optimizer(
@@ -185,105 +188,157 @@ SCHEDULES: dict[str, Callable[[Any], float | optax.Schedule]] = {
 }
 
 
-def maml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
-    optimizer, adjoint = _inner_optimizer(config), _adjoint(config, num_steps)
-    return mj.maml(model, loss, optimizer, num_steps, adjoint=adjoint)
+class Given(NamedTuple):
+    """What a learner is made for."""
+
+    build: Callable[[int | None], Model]  # By the width of its head, None for no head.
+    outputs: int
+    loss: Loss
+    num_steps: int  # Inner steps.
+
+    @property
+    def model(self) -> Model:
+        return self.build(self.outputs)
+
+    @property
+    def embedding(self) -> Model:
+        return self.build(None)
 
 
-def fomaml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
-    return mj.fomaml(model, loss, _inner_optimizer(config), num_steps)
+def _descending(make: Callable[..., MetaLearner]):
+    """A factory for learners of a model, a loss, an inner optimizer and an adjoint."""
+
+    def factory(config, given: Given) -> MetaLearner:
+        optimizer, adjoint = _inner_optimizer(config), _adjoint(config, given)
+        return make(
+            given.model, given.loss, optimizer, given.num_steps, adjoint=adjoint
+        )
+
+    return factory
 
 
-def reptile(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+def _comparing(make: Callable[[Model, int], MetaLearner]):
+    """A factory for learners of an embedding alone."""
+    return lambda config, given: make(given.embedding, given.outputs)
+
+
+def fomaml(config, given: Given) -> MetaLearner:
+    optimizer = _inner_optimizer(config)
+    return mj.fomaml(given.model, given.loss, optimizer, given.num_steps)
+
+
+def reptile(config, given: Given) -> MetaLearner:
     optimizer, size = _inner_optimizer(config), config.inner_batch
-    return mj.reptile(model, loss, optimizer, num_steps, batch_size=size)
+    return mj.reptile(
+        given.model, given.loss, optimizer, given.num_steps, batch_size=size
+    )
 
 
-def anil(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
-    optimizer, adjoint = _inner_optimizer(config), _adjoint(config, num_steps)
-    return mj.anil(model, loss, optimizer, num_steps, adjoint=adjoint)
-
-
-def boil(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
-    optimizer, adjoint = _inner_optimizer(config), _adjoint(config, num_steps)
-    return mj.boil(model, loss, optimizer, num_steps, adjoint=adjoint)
-
-
-def meta_sgd(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+def meta_sgd(config, given: Given) -> MetaLearner:
     return mj.meta_sgd(
-        model,
-        loss,
-        num_steps,
+        given.model,
+        given.loss,
+        given.num_steps,
         initial_rates=tuple(map(float, config.initial_rates)),
         rate_per=config.rate_per,
         per_step="rates" in config.per_step,
-        adjoint=_adjoint(config, num_steps),
+        adjoint=_adjoint(config, given),
     )
 
 
-def meta_curvature(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
-    optimizer, adjoint = _inner_optimizer(config), _adjoint(config, num_steps)
-    return mj.meta_curvature(model, loss, optimizer, num_steps, adjoint=adjoint)
-
-
-def cavia(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+def cavia(config, given: Given) -> MetaLearner:
     return mj.cavia(
-        model,
-        loss,
+        given.model,
+        given.loss,
         _inner_optimizer(config),
-        num_steps,
+        given.num_steps,
         num_context=config.num_context,
-        adjoint=_adjoint(config, num_steps),
+        adjoint=_adjoint(config, given),
     )
 
 
-def imaml(config, model: Model, loss: Loss, num_steps: int) -> MetaLearner:
+def imaml(config, given: Given) -> MetaLearner:
     return mj.imaml(
-        model,
-        loss,
+        given.model,
+        given.loss,
         _inner_optimizer(config),
-        num_steps,
+        given.num_steps,
         regularization=config.regularization,
-        adjoint=_adjoint(config, num_steps),
+        adjoint=_adjoint(config, given),
     )
 
 
-def maml_plus_plus(
-    config, model: Model, loss: Loss, num_steps: int, every_step: bool = False
-) -> MetaLearner:
+def maml_plus_plus(config, given: Given, every_step: bool = False) -> MetaLearner:
     return mj.maml_plus_plus(
-        model,
-        loss,
-        num_steps,
+        given.model,
+        given.loss,
+        given.num_steps,
         rate=config.inner_rate,
         learn_rates="rates" in config.per_step,
         normalization="Normalize_*" if "normalization" in config.per_step else None,
         every_step=every_step,
-        adjoint=_adjoint(config, num_steps),
+        adjoint=_adjoint(config, given),
     )
 
 
-def warpgrad(
-    config, model: Model, loss: Loss, num_steps: int, every_step: bool = False
-) -> MetaLearner:
+def warpgrad(config, given: Given, every_step: bool = False) -> MetaLearner:
+    rate = config.inner_rate
     return mj.warpgrad(
-        model, loss, num_steps, rate=config.inner_rate, every_step=every_step
+        given.model, given.loss, given.num_steps, rate=rate, every_step=every_step
     )
 
 
-LEARNERS: dict[str, Callable[[Any, Model, Loss, int], MetaLearner]] = {
-    "maml": maml,
+def relation_net(config, given: Given) -> MetaLearner:
+    relation = mj.models.mlp(list(map(int, config.relation)), 1)
+    return mj.relation_net(given.embedding, relation, given.outputs)
+
+
+def metaoptnet(config, given: Given) -> MetaLearner:
+    return mj.metaoptnet(
+        given.embedding, given.outputs, regularization=config.regularization
+    )
+
+
+def baseline(config, given: Given) -> MetaLearner:
+    return mj.baseline(
+        given.embedding,
+        given.loss,
+        _inner_optimizer(config),
+        given.num_steps,
+        ways=given.outputs,
+        head=config.new_head,
+    )
+
+
+LEARNERS: dict[str, Callable[[Any, Given], MetaLearner]] = {
+    "maml": _descending(mj.maml),
     "fomaml": fomaml,
     "reptile": reptile,
-    "anil": anil,
-    "boil": boil,
+    "anil": _descending(mj.anil),
+    "boil": _descending(mj.boil),
     "meta_sgd": meta_sgd,
-    "meta_curvature": meta_curvature,
+    "meta_curvature": _descending(mj.meta_curvature),
     "cavia": cavia,
     "imaml": imaml,
     "maml_plus_plus": maml_plus_plus,
     "warpgrad": warpgrad,
+    "protonet": _comparing(mj.protonet),
+    "matching_net": _comparing(mj.matching_net),
+    "relation_net": relation_net,
+    "r2d2": _comparing(mj.r2d2),
+    "metaoptnet": metaoptnet,
+    "meta_baseline": _comparing(mj.meta_baseline),
+    "baseline": baseline,
 }
+
+
+def classifier(config, given: Given) -> MetaLearner:
+    del config
+    return mj.classifier(given.model)
+
+
+# Learners that are another one in training.
+TRAINED: dict[str, Callable[[Any, Given], MetaLearner]] = {"baseline": classifier}
 
 
 def _annealed(config, step: jax.Array) -> jax.Array | None:
@@ -309,10 +364,9 @@ def _inner_optimizer(config) -> optax.GradientTransformation:
     return optimizer(config.inner_optimizer, config.inner_rate, config.inner_options)
 
 
-def _adjoint(config, num_steps: int) -> Adjoint:
-    adjoint = ADJOINTS[choices.adjoint(config.learner, config.adjoint)](
-        config, num_steps
-    )
+def _adjoint(config, given: Given) -> Adjoint:
+    make = ADJOINTS[choices.adjoint(config.learner, config.adjoint)]
+    adjoint = make(config, given.num_steps)
     return mj.adjoints.only(config.adapted, adjoint) if config.adapted else adjoint
 
 

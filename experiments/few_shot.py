@@ -15,7 +15,6 @@ import sys
 from absl import app, flags
 
 from experiments import choices
-from experiments.choices import SETTLED
 
 FLAGS = flags.FLAGS
 
@@ -81,6 +80,7 @@ flags.DEFINE_enum(
 flags.DEFINE_integer("ways", 5, "Classes a task.", 2)
 flags.DEFINE_integer("shots", 1, "Support examples a class, or points.", 1)
 flags.DEFINE_integer("queries", 1, "Query examples a class, or points.", 1)
+flags.DEFINE_integer("eval_ways", None, "Ways in evaluation; --ways if not set.", 2)
 flags.DEFINE_integer("eval_shots", None, "Shots in evaluation; --shots if not set.", 1)
 flags.DEFINE_integer("eval_queries", None, "Likewise for --queries.", 1)
 
@@ -105,24 +105,7 @@ flags.DEFINE_enum(
     "batch's; each example's.",
 )
 
-flags.DEFINE_enum(
-    "learner",
-    "maml",
-    [
-        "maml",
-        "fomaml",
-        "reptile",
-        "anil",
-        "boil",
-        "meta_sgd",
-        "meta_curvature",
-        "cavia",
-        "imaml",
-        "maml_plus_plus",
-        "warpgrad",
-    ],
-    "The meta-learner.",
-)
+flags.DEFINE_enum("learner", "maml", list(choices.LEARNERS), "The meta-learner.")
 flags.DEFINE_string(
     "inner_optimizer",
     "sgd",
@@ -198,7 +181,20 @@ flags.DEFINE_list(
     "normalization (maml_plus_plus with conv4).",
 )
 flags.DEFINE_integer("num_context", 5, "Context parameters of cavia.", 1)
-flags.DEFINE_float("regularization", 2.0, "Weight of imaml's proximal term.")
+flags.DEFINE_float(
+    "regularization",
+    2.0,
+    "Weight of imaml's proximal term, or of the squared weights of metaoptnet's head.",
+)
+flags.DEFINE_list(
+    "relation", ["64"], "Widths of the hidden layers of relation_net's comparison."
+)
+flags.DEFINE_enum(
+    "new_head",
+    "linear",
+    ["linear", "cosine"],
+    "What baseline trains on the support examples, in evaluation alone.",
+)
 flags.DEFINE_enum(
     "solver",
     "cg",
@@ -211,14 +207,14 @@ flags.DEFINE_integer(
 flags.DEFINE_float("damping", 0.0, "What --adjoint=implicit adds to the Hessian.")
 flags.DEFINE_list(
     "eval_inner_steps",
-    ["0", "1", "5", "10"],
-    "Inner steps to report.",
+    None,
+    "Inner steps to report; 0,1,5,10 by default, and 0 for learners that take none.",
 )
 flags.DEFINE_list(
     "select_inner_steps",
-    ["10"],
-    "Inner steps on the validation tasks by which the best parameters are chosen; the "
-    "mean if several.",
+    None,
+    "Inner steps on the validation tasks by which the best parameters are chosen, the "
+    "mean if several; 10 by default, and 0 for learners that take none.",
 )
 flags.DEFINE_string("outer_optimizer", "adam", "Any optimizer that optax has.")
 flags.DEFINE_float("outer_rate", 1e-3, "Rate of the outer optimizer.")
@@ -299,10 +295,13 @@ def _warped(values):
 
 @flags.multi_flags_validator(
     ["learner", "estimator"],
-    "--estimator=displacement would never move what --learner=warpgrad learns",
+    "--estimator=displacement needs inner steps that move what is meta-learned, which "
+    "--learner=warpgrad and learners without inner steps have not",
 )
 def _displaced(values):
-    return (values["learner"], values["estimator"]) != ("warpgrad", "displacement")
+    moved = choices.LEARNERS[values["learner"]].inner_steps
+    moved &= values["learner"] not in ("warpgrad", "baseline")
+    return moved or values["estimator"] != "displacement"
 
 
 @flags.multi_flags_validator(
@@ -324,58 +323,59 @@ def _is_implicit(f) -> bool:
     return choices.adjoint(f["learner"], f["adjoint"]) == "implicit"
 
 
+def _learns_by(f, *traits: str) -> bool:
+    return any(getattr(choices.LEARNERS[f["learner"]], trait) for trait in traits)
+
+
 # Flags that only some runs read, and for which runs they are.
 _FOR = {
+    (
+        "inner_optimizer",
+        "inner_rate",
+        "inner_options",
+        "inner_steps",
+        "eval_inner_steps",
+        "select_inner_steps",
+    ): (
+        "learners that take inner steps",
+        lambda f: _learns_by(f, "inner_steps"),
+    ),
     ("adjoint",): (
-        "other --learner than fomaml, reptile and warpgrad, with --estimator=backprop",
+        "learners whose derivative is not their own, with --estimator=backprop",
         # Runs of the time when unroll was the default have it in their flags.
         lambda f: (
             f["adjoint"] == "unroll"
-            or (f["learner"] not in SETTLED and _estimates_by(f) == "backprop")
+            or (_learns_by(f, "adjoint") and _estimates_by(f) == "backprop")
         ),
     ),
     ("last", "remat"): (
-        "inner loops that are differentiated step by step: other --learner than fomaml, "
-        "reptile and warpgrad, with --estimator=backprop, not --adjoint=implicit",
+        "inner loops that are differentiated step by step, by --learner=maml and the "
+        "like, with --estimator=backprop, not --adjoint=implicit",
         _unrolls,
     ),
     ("first_order_until",): (
         "inner loops that are differentiated step by step, with --last not set",
         lambda f: _unrolls(f) and f["last"] is None,
     ),
-    ("adapted",): (
-        "--learner=maml, anil, boil, meta_sgd, meta_curvature, imaml or maml_plus_plus",
-        lambda f: f["learner"] not in (*SETTLED, "cavia"),
-    ),
     ("solver", "solver_iterations", "damping"): ("--adjoint=implicit", _is_implicit),
     ("evolution_pairs", "evolution_std"): (
         "--estimator=evolution",
         lambda f: _estimates_by(f) == "evolution",
     ),
-    ("inner_batch",): ("--learner=reptile", lambda f: f["learner"] == "reptile"),
-    ("num_context",): ("--learner=cavia", lambda f: f["learner"] == "cavia"),
-    ("regularization",): ("--learner=imaml", lambda f: f["learner"] == "imaml"),
-    ("initial_rates", "rate_per"): (
-        "--learner=meta_sgd",
-        lambda f: f["learner"] == "meta_sgd",
-    ),
-    ("per_step",): (
-        "--learner=meta_sgd or maml_plus_plus",
-        lambda f: f["learner"] in ("meta_sgd", "maml_plus_plus"),
-    ),
     ("multi_step_loss",): (
-        "--learner=maml_plus_plus with inner steps, not --estimator=displacement",
-        lambda f: (
-            f["learner"] == "maml_plus_plus"
-            and f["inner_steps"] > 0
-            and _estimates_by(f) != "displacement"
-        ),
+        "inner steps, not --estimator=displacement",
+        lambda f: f["inner_steps"] > 0 and _estimates_by(f) != "displacement",
     ),
 }
+_READ_BY = sorted({flag for t in choices.LEARNERS.values() for flag in t.reads})
 
 
 @flags.multi_flags_validator(
-    ["learner", "inner_steps", "estimator", *(name for names in _FOR for name in names)]
+    [
+        *("learner", "inner_steps", "estimator", "ways", "eval_ways"),
+        *(name for names in _FOR for name in names if name != "inner_steps"),
+        *(name for name in _READ_BY if name != "multi_step_loss"),
+    ]
 )
 def _read(values):
     for names, (what, reads) in _FOR.items():
@@ -383,17 +383,46 @@ def _read(values):
             if values[name] != FLAGS[name].default and not reads(values):
                 # Not a ValidationError, to which absl would add all these flags.
                 raise flags.IllegalFlagValueError(f"--{name} is for {what}")
+    for name in _READ_BY:
+        readers = choices.readers(name)
+        if values[name] != FLAGS[name].default and values["learner"] not in readers:
+            raise flags.IllegalFlagValueError(
+                f"--{name} is for --learner={', '.join(readers)}"
+            )
+    if values["eval_ways"] not in (None, values["ways"]):
+        if not _learns_by(values, "any_ways"):
+            free = [name for name, t in choices.LEARNERS.items() if t.any_ways]
+            raise flags.IllegalFlagValueError(
+                f"--eval_ways other than --ways is for --learner={', '.join(free)}"
+            )
     return True
 
 
 @flags.multi_flags_validator(
     ["learner", "adjoint"],
-    "--adjoint=implicit is for --learner=imaml, anil or cavia: a point of rest does not "
-    "depend on the initialisation or the rates that the others learn",
+    "--adjoint=implicit is for --learner="
+    f"{', '.join(n for n, t in choices.LEARNERS.items() if t.rests)}: a point of rest "
+    "does not depend on the initialisation or the rates that the others learn",
 )
 def _implicit(values):
-    fitting = ("imaml", "anil", "cavia")
-    return values["adjoint"] != "implicit" or values["learner"] in fitting
+    return values["adjoint"] != "implicit" or _learns_by(values, "rests")
+
+
+@flags.multi_flags_validator(
+    ["data", "learner"],
+    "--data=sinusoid is no classification, which this --learner needs",
+)
+def _classifies(values):
+    return values["data"] != "sinusoid" or not _learns_by(values, "any_ways")
+
+
+@flags.multi_flags_validator(
+    ["learner", "ways", "permute_labels"],
+    "--learner=baseline trains on all training classes at once: set --ways to their "
+    "number, and --permute_labels=eval",
+)
+def _all_classes(values):
+    return values["learner"] != "baseline" or values["permute_labels"] == "eval"
 
 
 @flags.multi_flags_validator(
@@ -443,6 +472,8 @@ def _iterations(values):
 @flags.validator("eval_inner_steps", "must be ascending integers, such as 0,1,5,10")
 @flags.validator("select_inner_steps", "must be ascending integers, such as 1,5,10")
 def _ascending(steps):
+    if steps is None:
+        return True
     if not steps or not all(step.isdecimal() for step in steps):
         return False
     return steps == sorted(set(steps), key=int)
@@ -454,6 +485,7 @@ def _scale(std):
 
 
 @flags.validator("hidden", "must be positive integers, such as 40,40")
+@flags.validator("relation", "must be positive integers, such as 64")
 def _widths(widths):
     return all(width.isdecimal() and int(width) for width in widths)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import building, planning, startup, workdirs
+from experiments import building, choices, planning, startup, workdirs
 from experiments.building import Progress
 import metajax as mj
 from metajax import checkpoints, logs, trees
@@ -202,7 +202,6 @@ def _advance(config, experiment, progress, num_steps) -> tuple[Progress, dict]:
 
 def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]:
     """Scores the parameters on the validation tasks, and keeps the best ones."""
-    selected = map(int, config.select_inner_steps)
     results = [
         mj.evaluate(
             experiment.objectives[num_steps],
@@ -212,7 +211,7 @@ def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]
             num_tasks=config.num_validation_tasks,
             tasks_per_chunk=config.eval_tasks_per_chunk,
         )
-        for num_steps in selected
+        for num_steps in choices.select_inner_steps(config)
     ]
     means = {
         f"validation/{name}": np.mean([result.values[name] for result in results])

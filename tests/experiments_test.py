@@ -200,15 +200,29 @@ BAD_FLAGS = {
     "all of the context": (["--learner=cavia", "--adapted=head/*"], "--adapted is for"),
     "displaced warp": (
         ["--learner=warpgrad", "--warp", "--estimator=displacement"],
-        "would never move",
+        "needs inner steps that move what is meta-learned",
     ),
     "more than all steps": (["--last=3", "--inner_steps=2"], "at most --inner_steps"),
     "rest of no use": (["--adjoint=implicit"], "does not depend on the initialisation"),
-    "steps alike": (["--per_step=rates"], "--per_step is for --learner=meta_sgd or"),
+    "steps alike": (["--per_step=rates"], "--per_step is for --learner=meta_sgd, maml"),
     "unknown step": (
         ["--learner=meta_sgd", "--per_step=normalization"],
         "--per_step lists rates",
     ),
+    "means of sinusoids": (["--learner=protonet"], "is no classification"),
+    "steps of none": (
+        ["--learner=protonet", "--data=glyphs", "--inner_steps=3"],
+        "--inner_steps is for learners that take inner steps",
+    ),
+    "displaced means": (
+        ["--learner=protonet", "--data=glyphs", "--estimator=displacement"],
+        "needs inner steps",
+    ),
+    "other ways": (
+        ["--data=glyphs", "--ways=5", "--eval_ways=3"],
+        "--eval_ways other than --ways is for --learner=protonet",
+    ),
+    "some classes": (["--learner=baseline", "--data=glyphs"], "trains on all"),
     "no warp": (["--learner=warpgrad"], "--learner=warpgrad needs --warp"),
     "no proximal term": (
         ["--learner=imaml", "--regularization=0"],
