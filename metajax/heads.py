@@ -50,10 +50,10 @@ def hide_absent(logits: jax.Array, counts: jax.Array) -> jax.Array:
       counts: support examples of each class, `[ways]`.
 
     Returns:
-      The logits; half the least finite number for classes that no example is of.
+      The logits; -1e9 for classes that no example is of.
     """
-    present = counts > 0
-    return jnp.where(present[None], logits, jnp.finfo(logits.dtype).min / 2)
+    hidden = max(-1e9, float(jnp.finfo(logits.dtype).min))
+    return jnp.where(counts[None] > 0, logits, jnp.asarray(hidden, logits.dtype))
 
 
 def squared_distances(a: jax.Array, b: jax.Array) -> jax.Array:
