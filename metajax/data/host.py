@@ -1,0 +1,91 @@
+"""Tasks that the host makes: for data that is larger than the device."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+
+import jax
+import numpy as np
+
+from metajax.base import Key, Task
+
+MakeTask = Callable[[np.random.Generator], Task]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FromHost:
+    """Draws tasks by a function that runs on the host, in threads.
+
+    It is a sampler like any other, to be given to `train` and `evaluate`. What it draws
+    depends on the key alone, so that a run goes on with the tasks it would have met.
+
+    Attributes:
+      make: from a NumPy generator to a task of NumPy arrays, the same task for the same
+        generator, and of the same shapes and dtypes always. It may read files or a
+        `numpy.memmap`; what it draws must come from the generator.
+      num_threads: how many tasks are made at a time.
+
+    Raises:
+      ValueError: if two tasks differ in shapes or dtypes.
+
+    Example:
+      >>> from metajax.base import Batch
+      >>> images = np.zeros((50, 20, 8, 8), np.float32)  # Or a memmap.
+      >>> def make(random):
+      ...     classes = random.choice(50, 5, replace=False)
+      ...     chosen, labels = images[classes, :2], np.arange(5)
+      ...     return Task(Batch(chosen[:, 0], labels), Batch(chosen[:, 1], labels))
+      >>> task = FromHost(make)(jax.random.key(0))
+      >>> task.support.inputs.shape
+      (5, 8, 8)
+
+    Note:
+      The device waits while tasks are made. They are made for as many steps at a time as
+      fit into a megabyte, one step at least.
+    """
+
+    make: MakeTask = dataclasses.field(metadata={"static": True})
+    num_threads: int = dataclasses.field(default=8, metadata={"static": True})
+
+    def __post_init__(self):
+        if self.num_threads < 1:
+            raise ValueError(f"num_threads must be at least 1: got {self.num_threads}.")
+        first, second = (_shapes(self._one([seed])) for seed in (0, 1))
+        if first != second:
+            raise ValueError(
+                "FromHost needs tasks of the same shapes and dtypes, with masks where "
+                f"they differ in size: got {first} and {second}."
+            )
+
+    def __call__(self, key: Key) -> Task:
+        shapes = _shapes(self._one([0]))
+        return jax.pure_callback(
+            self._many, shapes, jax.random.key_data(key), vmap_method="expand_dims"
+        )
+
+    def _one(self, seed) -> Task:
+        task = self.make(np.random.default_rng(seed))
+        return jax.tree.map(_as_device_would, task)
+
+    def _many(self, seeds: jax.Array) -> Task:
+        """One task a seed, `[..., words]`; the leaves have the leading axes, too."""
+        seeds = np.asarray(seeds)
+        each = seeds.reshape(-1, seeds.shape[-1])
+        with ThreadPoolExecutor(self.num_threads) as threads:
+            tasks = list(threads.map(self._one, each))
+        return jax.tree.map(
+            lambda *leaves: np.stack(leaves).reshape(
+                *seeds.shape[:-1], *leaves[0].shape
+            ),
+            *tasks,
+        )
+
+
+def _as_device_would(leaf) -> np.ndarray:
+    leaf = np.asarray(leaf)
+    return leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+
+def _shapes(task: Task) -> Task:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), task)
