@@ -170,19 +170,9 @@ def descend(rates: PyTree, *, per_step: bool = False) -> optax.GradientTransform
         now = at_step(rates, count) if per_step else rates
         if jax.tree_util.treedef_is_leaf(jax.tree.structure(now)):
             return jax.tree.map(lambda grad: -now * grad, grads), count + 1
-        return map_given(lambda grad, rate: -rate * grad, grads, now), count + 1
+        return trees.map_given(lambda grad, rate: -rate * grad, grads, now), count + 1
 
     return optax.GradientTransformation(lambda params: jnp.int32(0), update)
-
-
-def map_given(function: Callable, tree: PyTree, other: PyTree) -> PyTree:
-    """Maps two trees; where the first has None, as under `adjoints.only`, it stays."""
-    return jax.tree.map(
-        lambda leaf, rest: None if leaf is None else function(leaf, rest),
-        tree,
-        other,
-        is_leaf=lambda leaf: leaf is None,
-    )
 
 
 def at_step(per_step: PyTree, step: jax.Array | int) -> PyTree:

@@ -119,6 +119,16 @@ def merge(first: PyTree, second: PyTree) -> PyTree:
     )
 
 
+def map_given(function: Callable, tree: PyTree, other: PyTree) -> PyTree:
+    """Maps two trees; where the first has None, as under `adjoints.only`, it stays."""
+    return jax.tree.map(
+        lambda leaf, rest: None if leaf is None else function(leaf, rest),
+        tree,
+        other,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
 def save(path: str | Path, tree: PyTree) -> None:
     """Writes a tree to an npz file, its leaves by their paths, for `load` or NumPy."""
     leaves = jax.device_get(jax.tree.leaves(tree))

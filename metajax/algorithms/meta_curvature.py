@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import adjoints, losses
+from metajax import adjoints, losses, trees
 from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params, PyTree
-from metajax.learners import adapting_params, map_given
+from metajax.learners import adapting_params
 
 
 class WithCurvature(NamedTuple):
@@ -65,7 +65,7 @@ def meta_curvature(
 
         def transform(grads, params):
             del params
-            return map_given(_multiply_axes, grads, meta.matrices)
+            return trees.map_given(_multiply_axes, grads, meta.matrices)
 
         chained = optax.chain(optax.stateless(transform), optimizer)
         return adjoint(support_loss, chained, num_steps)(meta.params, support)
