@@ -29,6 +29,8 @@ class Run(NamedTuple):
     preset: str | None = None
     flags: tuple[str, ...] = ()  # Where the run departs from its preset.
     shots: tuple[int, ...] = ()  # Of further tests, with as many queries.
+    tests: dict[str, tuple[str, ...]] = {}  # Further lines of the table: their flags.
+    published_tests: dict[str, str] = {}
     # (inner steps, metric) to the range that the mean must be in.
     targets: dict[tuple[int, str], tuple[float, float]] = {}
 
@@ -122,11 +124,15 @@ def execute(run: Run, seed: int, workdir: Path, data_dir: str | None) -> None:
         code = subprocess.run(command, cwd=ROOT).returncode
         if code:
             sys.exit(code)  # The run has said why.
-    for shots in run.shots:
-        _test(where, shots)
+    tests = run.tests | {
+        f"shots-{shots}": (f"--eval_shots={shots}", f"--eval_queries={shots}")
+        for shots in run.shots
+    }
+    for name, changes in tests.items():
+        _test(where, name, changes)
     kept = RESULTS / where.name
     kept.mkdir(parents=True, exist_ok=True)
-    for name in (*KEPT, *(f"shots-{shots}.json" for shots in run.shots)):
+    for name in (*KEPT, *(f"{name}.json" for name in tests)):
         text = (where / name).read_text()
         # Where this machine keeps things is nobody's business.
         for place in filter(None, (data_dir, str(workdir))):
@@ -134,16 +140,15 @@ def execute(run: Run, seed: int, workdir: Path, data_dir: str | None) -> None:
         (kept / name).write_text(text)
 
 
-def _test(where: Path, shots: int) -> None:
-    """Tests a finished run on tasks of another number of shots."""
-    found = where / f"shots-{shots}.json"
+def _test(where: Path, name: str, changes: tuple[str, ...]) -> None:
+    """Tests a finished run on other tasks."""
+    found = where / f"{name}.json"
     if found.exists():
         return
     for left_over in where.glob("eval*"):  # Of a test that was cut off.
         left_over.unlink()
     command = [sys.executable, "-m", "experiments.few_shot", "--eval_only"]
-    command += [f"--workdir={where}", f"--eval_shots={shots}"]
-    command += [f"--eval_queries={shots}"]
+    command += [f"--workdir={where}", *changes]
     code = subprocess.run(command, cwd=ROOT).returncode
     if code:
         sys.exit(code)
@@ -161,20 +166,26 @@ def table() -> str:
     for run in RUNS:
         for seed in run.seeds:
             kept = RESULTS / f"{run.name}-{seed}"
-            if kept.exists():
-                lines.append(_line(run, seed, kept))
+            if not kept.exists():
+                continue
+            lines.append(_line(run, seed, kept))
+            for name in run.tests:
+                lines.append(_line(run, seed, kept, name))
     return "\n".join(lines)
 
 
-def _line(run: Run, seed: int, kept: Path) -> str:
-    result = json.loads((kept / "result.json").read_text())
+def _line(run: Run, seed: int, kept: Path, test: str = "result") -> str:
+    result = json.loads((kept / f"{test}.json").read_text())
+    published = run.published
+    if test != "result":
+        published = run.published_tests.get(test, "-")
     starts = (kept / "starts.jsonl").read_text().splitlines()
     commits = [str(json.loads(start)["commit"]) for start in starts]
     cells = [
-        f"`{run.name}`",
+        f"`{run.name}`" + f", {test.replace('-', ' ')}" * (test != "result"),
         str(seed),
         ", ".join(map(_cell, result["rows"])),
-        run.published,
+        published,
         f"{result['best_step']} of {result['steps']}",
         f"{result['train_seconds'] / 60:.0f}",
         ", ".join(dict.fromkeys(commit[:7] + commit[12:] for commit in commits)),
