@@ -57,6 +57,11 @@ def build(config) -> tuple[Experiment, Progress]:
     return experiment, _begin(config, state)
 
 
+def embedding(config, problem: components.Problem) -> mj.Model:
+    """The model that the flags name, without its head."""
+    return components.MODELS[config.model](config, problem, None)
+
+
 def start_from_file(config, state: mj.TrainState) -> Progress:
     """The progress of a run that has not begun, with parameters of another."""
     meta = trees.load(config.initial_params, state.meta)
@@ -166,7 +171,7 @@ def _trained_learner(config, problem: components.Problem, **options) -> mj.MetaL
 
 
 def _make(config, make, problem, outputs, num_steps, **options) -> mj.MetaLearner:
-    build = partial(components.MODELS[config.model], config)
+    build = partial(components.MODELS[config.model], config, problem)
     given = components.Given(build, outputs, problem.loss, num_steps)
     learner = make(config, given, **options)
     return mj.freeze(learner, config.frozen) if config.frozen else learner

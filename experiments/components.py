@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable
+from functools import partial
 import itertools
 from typing import Any, NamedTuple
 
@@ -38,20 +39,45 @@ def glyphs(config) -> Problem:
 
 
 def omniglot(config) -> Problem:
-    def load(split):
-        return mj.data.omniglot(
-            split,
-            data_dir=config.data_dir,
-            classes=config.omniglot_classes,
-            resize=config.omniglot_resize,
-        )
-
-    return _classification(config, *map(load, mj.data.SPLITS))
+    load = partial(
+        mj.data.omniglot,
+        classes=config.omniglot_classes,
+        resize=config.omniglot_resize,
+    )
+    return _classification(config, *_loaded(config, load))
 
 
 def mnist(config) -> Problem:
-    splits = [mj.data.mnist(s, data_dir=config.data_dir) for s in mj.data.SPLITS]
-    return _classification(config, *splits)
+    return _classification(config, *_loaded(config, mj.data.mnist))
+
+
+def cifar_fs(config) -> Problem:
+    return _classification(config, *_loaded(config, mj.data.cifar_fs))
+
+
+def fc100(config) -> Problem:
+    return _classification(config, *_loaded(config, mj.data.fc100))
+
+
+def clinc150(config) -> Problem:
+    load = partial(
+        mj.data.clinc150,
+        fold=config.clinc_fold,
+        encode=ENCODINGS[config.encoding](config.vocabulary),
+        length=config.text_length,
+    )
+    return _classification(config, *_loaded(config, load))
+
+
+def _loaded(config, load: Callable[..., mj.data.ClassArrays]):
+    return [load(split, data_dir=config.data_dir) for split in mj.data.SPLITS]
+
+
+# How texts become ids.
+ENCODINGS: dict[str, Callable[[int], Callable]] = {
+    "words": mj.data.words,
+    "ngrams": mj.data.ngrams,
+}
 
 
 def folder(config) -> Problem:
@@ -61,6 +87,12 @@ def folder(config) -> Problem:
 
 def arrays(config) -> Problem:
     data = mj.data.from_npz(config.data_path)
+    return _classification(config, *_class_splits(data, config.class_split))
+
+
+def texts(config) -> Problem:
+    encode, length = ENCODINGS[config.encoding](config.vocabulary), config.text_length
+    data = mj.data.from_csv(config.data_path, encode=encode, length=length)
     return _classification(config, *_class_splits(data, config.class_split))
 
 
@@ -124,17 +156,23 @@ DATA: dict[str, Callable[[Any], Problem]] = {
     "glyphs": glyphs,
     "omniglot": omniglot,
     "mnist": mnist,
+    "cifar_fs": cifar_fs,
+    "fc100": fc100,
+    "clinc150": clinc150,
     "folder": folder,
     "arrays": arrays,
+    "texts": texts,
 }
 
 
-def mlp(config, outputs: int | None) -> Model:
+def mlp(config, problem: Problem, outputs: int | None) -> Model:
+    del problem
     hidden = [int(width) for width in config.hidden]
     return mj.models.mlp(hidden, outputs, init_std=config.init_std, warp=config.warp)
 
 
-def conv4(config, outputs: int | None) -> Model:
+def conv4(config, problem: Problem, outputs: int | None) -> Model:
+    del problem
     return mj.models.conv4(
         outputs,
         width=config.width,
@@ -145,7 +183,30 @@ def conv4(config, outputs: int | None) -> Model:
     )
 
 
-MODELS: dict[str, Callable[[Any, int | None], Model]] = {"mlp": mlp, "conv4": conv4}
+def bag(config, problem: Problem, outputs: int | None) -> Model:
+    rarity = mj.data.idf(problem.train.data, config.vocabulary)
+    return mj.models.bag(config.vocabulary, outputs, idf=rarity)
+
+
+def text_cnn(config, problem: Problem, outputs: int | None) -> Model:
+    del problem
+    return mj.models.text_cnn(config.vocabulary, outputs, width=config.width)
+
+
+def text_transformer(config, problem: Problem, outputs: int | None) -> Model:
+    length = problem.train.data.inputs.shape[1]
+    return mj.models.text_transformer(
+        config.vocabulary, outputs, width=config.width, length=length
+    )
+
+
+MODELS: dict[str, Callable[[Any, Problem, int | None], Model]] = {
+    "mlp": mlp,
+    "conv4": conv4,
+    "bag": bag,
+    "text_cnn": text_cnn,
+    "text_transformer": text_transformer,
+}
 
 
 def optimizer(

@@ -39,13 +39,26 @@ flags.DEFINE_integer("seed", 0, "Fixes the initial parameters and training tasks
 flags.DEFINE_enum(
     "data",
     "sinusoid",
-    ["sinusoid", "glyphs", "omniglot", "mnist", "folder", "arrays"],
-    "The task distribution; folder and arrays are your own data.",
+    [
+        "sinusoid",
+        "glyphs",
+        "omniglot",
+        "mnist",
+        "cifar_fs",
+        "fc100",
+        "clinc150",
+        "folder",
+        "arrays",
+        "texts",
+    ],
+    "The task distribution; folder, arrays and texts are your own data.",
 )
 flags.DEFINE_string(
     "data_dir", None, "TFDS data directory; else $TFDS_DATA_DIR or TFDS's default."
 )
-flags.DEFINE_string("data_path", None, "Your own data: a folder, or an npz file.")
+flags.DEFINE_string(
+    "data_path", None, "Your own data: a folder, an npz file, or a CSV file."
+)
 flags.DEFINE_list(
     "class_split",
     ["0.6", "0.2", "0.2"],
@@ -56,11 +69,35 @@ flags.DEFINE_integer("image_size", 84, "Size that your own images are resized to
 flags.DEFINE_enum(
     "omniglot_classes",
     "finn",
-    ["finn", "lake"],
-    "Held-out characters of all alphabets, or held-out alphabets.",
+    ["finn", "lake", "vinyals"],
+    "Held-out characters of all alphabets, or held-out alphabets (two splits).",
 )
 flags.DEFINE_enum(
     "omniglot_resize", "binary", ["binary", "grey"], "How 105 becomes 28 pixels."
+)
+flags.DEFINE_bool(
+    "rotated_classes",
+    False,
+    "Make four classes of each character of Omniglot, turned by multiples of 90 degrees.",
+)
+flags.DEFINE_enum(
+    "clinc_fold",
+    "01",
+    ["01", "02", "03", "04", "05", "domain"],
+    "Which split of CLINC150's intents: one of five folds, or by domain.",
+)
+flags.DEFINE_enum(
+    "encoding",
+    "words",
+    ["words", "ngrams"],
+    "What texts become: their words in order, or all n-grams they contain, for bags.",
+)
+flags.DEFINE_integer("vocabulary", 8192, "Ids that tokens of text are hashed to.", 2)
+flags.DEFINE_integer(
+    "text_length",
+    32,
+    "Tokens kept of a text; 256 are enough for the n-grams of CLINC150.",
+    1,
 )
 flags.DEFINE_bool(
     "quarter_turns", False, "Turn each class by a multiple of 90 degrees."
@@ -84,7 +121,12 @@ flags.DEFINE_integer("eval_ways", None, "Ways in evaluation; --ways if not set."
 flags.DEFINE_integer("eval_shots", None, "Shots in evaluation; --shots if not set.", 1)
 flags.DEFINE_integer("eval_queries", None, "Likewise for --queries.", 1)
 
-flags.DEFINE_enum("model", "mlp", ["mlp", "conv4"], "The model.")
+flags.DEFINE_enum(
+    "model",
+    "mlp",
+    ["mlp", "conv4", "bag", "text_cnn", "text_transformer"],
+    "The model; the last three are for text.",
+)
 flags.DEFINE_list("hidden", ["40", "40"], "Widths of the hidden layers of mlp.")
 flags.DEFINE_float(
     "init_std",
@@ -93,7 +135,9 @@ flags.DEFINE_float(
     "not set.",
 )
 flags.DEFINE_bool("warp", False, "Give the model layers for warpgrad.")
-flags.DEFINE_integer("width", 64, "Features of each convolution of conv4.", 1)
+flags.DEFINE_integer(
+    "width", 64, "Features of each convolution of conv4, or of a token of text.", 1
+)
 flags.DEFINE_enum(
     "downsample", "stride", ["stride", "pool"], "How conv4 halves its maps."
 )
@@ -506,7 +550,7 @@ def _ranges(ranges):
 
 @flags.multi_flags_validator(["data", "data_path"], "--data_path must be set for it")
 def _own_data(values):
-    return values["data"] not in ("folder", "arrays") or values["data_path"]
+    return values["data"] not in ("folder", "arrays", "texts") or values["data_path"]
 
 
 @flags.multi_flags_validator(

@@ -14,6 +14,7 @@ import numpy as np
 
 import metajax as mj
 from metajax import logs, trees
+from metajax.learners import Fitted
 
 _BEFORE, _AFTER, _TRUE = "0.55", "tab:orange", "tab:blue"
 
@@ -173,6 +174,67 @@ def regression(
         axis.set_xlabel("input")
     axes[0].legend(fontsize=7)
     _save(figure, path)
+
+
+def classification(
+    learner: mj.MetaLearner,
+    embedding: mj.Model,
+    meta: mj.base.MetaParams,
+    sampler: mj.base.Sampler,
+    path: Path,
+) -> None:
+    """One test task: who is taken for whom, and where a fitted head sees its examples."""
+    key = jax.random.key(0)
+    task = sampler(key)
+
+    @jax.jit
+    def solve(meta, task):
+        adapted = learner.adapt(key, meta, task.support)
+        outputs = learner.predict(meta, adapted, task.query.shown)
+        features = None
+        if isinstance(adapted, Fitted):
+            inputs = (task.support.shown, task.query.shown)
+            features = [embedding.apply(adapted.params, each) for each in inputs]
+        return jnp.argmax(outputs, axis=1), features
+
+    predicted, features = jax.device_get(solve(meta, task))
+    ways = int(task.support.targets.max()) + 1
+    counts = np.zeros((ways, ways), int)
+    np.add.at(counts, (np.asarray(task.query.targets), predicted), 1)
+    figure, axes = plt.subplots(
+        1, 1 if features is None else 2, figsize=(9, 4), squeeze=False
+    )
+    axes[0, 0].imshow(counts, cmap="Blues")
+    if ways <= 10:
+        for (row, column), count in np.ndenumerate(counts):
+            axes[0, 0].text(column, row, count, ha="center", va="center")
+    share = np.trace(counts) / counts.sum()
+    axes[0, 0].set(
+        xlabel="predicted", ylabel="label", title=f"queries, {share:.0%} right"
+    )
+    if features is not None:
+        _draw_features(axes[0, 1], features, task)
+    _save(figure, path)
+
+
+def _draw_features(axis, features: list[np.ndarray], task: mj.Task) -> None:
+    """Support and query features along their two principal directions."""
+    together = np.concatenate(features)
+    centred = together - together.mean(axis=0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:2]
+    support, query = np.split(centred @ directions.T, [len(features[0])])
+    for points, labels, style in (
+        (query, task.query.targets, {"marker": ".", "alpha": 0.6}),
+        (support, task.support.targets, {"marker": "*", "s": 160, "edgecolors": "k"}),
+    ):
+        axis.scatter(
+            *points.T,
+            c=np.asarray(labels),
+            cmap="tab10" if labels.max() < 10 else "tab20",
+            **style,
+        )
+    axis.set(title="features: support (stars) and queries")
+    axis.set(xlabel="first principal direction", ylabel="second")
 
 
 def _save(figure, path: Path) -> None:

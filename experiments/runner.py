@@ -278,6 +278,11 @@ def _report(config, workdir, experiment, progress) -> None:
         picture = workdir / "predictions.png"
         test = experiment.problem.test
         pictures.regression(experiment.learners, progress.best, test, picture)
+    if "accuracy" in experiment.problem.metrics:
+        learner = experiment.learners[max(choices.eval_inner_steps(config))]
+        embedding = building.embedding(config, experiment.problem)
+        picture, test = workdir / "task.png", experiment.problem.test
+        pictures.classification(learner, embedding, progress.best, test, picture)
     trees.save(workdir / "best.npz", progress.best)
     _write(workdir, "result", summary, results)
 

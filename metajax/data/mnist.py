@@ -13,16 +13,16 @@ from metajax.data import tfds_arrays
 from metajax.data.few_shot import ClassArrays, from_arrays
 
 
-def _examples(images: str, labels: str) -> Iterator[tuple[int, tfds_arrays.Record]]:
+def _examples(
+    split: str, images: str, labels: str
+) -> Iterator[tuple[int, tfds_arrays.Record]]:
+    del split  # Each has files of its own.
     with gzip.open(images) as file:
         pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
     with gzip.open(labels) as file:
         digits = np.frombuffer(file.read(), np.uint8, offset=8)
     for index, (image, digit) in enumerate(zip(pixels, digits, strict=True)):
-        png = io.BytesIO()
-        Image.fromarray(image).save(png, "PNG")
-        png.seek(0)
-        yield index, {"image": png, "label": int(digit)}
+        yield index, {"image": tfds_arrays.as_png(image), "label": int(digit)}
 
 
 DATASET = tfds_arrays.Dataset(

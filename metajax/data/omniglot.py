@@ -23,7 +23,8 @@ def _drawings(path: str) -> Iterator[tuple[str, int, int, str]]:
                 yield alphabet, number, int(drawing.partition("_")[0]) - 1, member
 
 
-def _examples(path: str) -> Iterator[tuple[str, tfds_arrays.Record]]:
+def _examples(split: str, path: str) -> Iterator[tuple[str, tfds_arrays.Record]]:
+    del split  # Each has an archive of its own.
     with zipfile.ZipFile(path) as archive:
         for alphabet, number, label, member in _drawings(path):
             key = f"{alphabet}_{number}_{member.rpartition('/')[2]}"

@@ -20,6 +20,7 @@ import urllib.parse
 import urllib.request
 
 import numpy as np
+from PIL import Image
 
 from metajax.data.cache import Arrays, cached
 
@@ -41,8 +42,8 @@ class Dataset(NamedTuple):
       builder: the catalogue's builder, `"module:Class"`, for the features, addresses
         and checksums.
       files: the archives that each split is made of, by file name.
-      examples: `(*paths) -> (key, example) ...`, reads the archives of one split;
-        images are given as file objects of their PNG.
+      examples: `(split, *paths) -> (key, example) ...`, reads one split from its
+        archives; images are given as `as_png` makes them.
       names: `(*paths) -> {feature: names}`, reads all archives for the names of labels
         that the catalogue's builder leaves open.
     """
@@ -57,6 +58,14 @@ class Dataset(NamedTuple):
     @property
     def archives(self) -> list[str]:
         return sorted({file for files in self.files.values() for file in files})
+
+
+def as_png(pixels: np.ndarray) -> io.BytesIO:
+    """An image, `[height, width]` or `[height, width, 3]`, as the file of its PNG."""
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    png.seek(0)
+    return png
 
 
 def find_data_dir(data_dir: str | os.PathLike | None = None) -> Path:
@@ -193,12 +202,12 @@ def _without_tensorflow(dataset: Dataset) -> type:
             for feature, names in dataset.names(*paths.values()).items():
                 self.info.features[feature].names = names
             return {
-                split: self._generate_examples(*(paths[file] for file in files))
+                split: self._generate_examples(split, *map(paths.get, files))
                 for split, files in dataset.files.items()
             }
 
-        def _generate_examples(self, *paths):
-            return dataset.examples(*paths)
+        def _generate_examples(self, split, *paths):
+            return dataset.examples(split, *paths)
 
     Builder.name = dataset.name
     return Builder

@@ -5,4 +5,7 @@ from metajax.models.adapters import from_linen as from_linen
 from metajax.models.adapters import from_nnx as from_nnx
 from metajax.models.conv4 import conv4 as conv4
 from metajax.models.mlp import mlp as mlp
+from metajax.models.text import bag as bag
+from metajax.models.text import text_cnn as text_cnn
+from metajax.models.text import text_transformer as text_transformer
 from metajax.models.transformer import transformer as transformer

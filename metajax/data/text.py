@@ -1,0 +1,190 @@
+"""Texts as token ids: split up once on the host, so that tasks of text are arrays.
+
+Ids are hashes of tokens, so that there is no vocabulary to build, to keep or to miss a
+word. Id 0 is padding.
+"""
+
+from collections.abc import Callable, Sequence
+import re
+import unicodedata
+import zlib
+
+from absl import logging
+import numpy as np
+
+from metajax.data.few_shot import ClassArrays, from_arrays
+
+Encode = Callable[[str], Sequence[int]]  # From a text to ids from 1 on.
+
+
+def words(vocabulary: int = 8192) -> Encode:
+    """Encodes a text as its words, in order: for models that read.
+
+    Args:
+      vocabulary: ids run from 1 to one less; two words may share one.
+
+    Returns:
+      A function from a text to its ids.
+
+    Raises:
+      ValueError: if the vocabulary is smaller than 2.
+
+    Example:
+      >>> encode = words(100)
+      >>> encode("Play it again!") == encode("play IT, again")
+      True
+      >>> len(encode("Play it again!"))
+      3
+    """
+    identify = _hashing(vocabulary)
+    return lambda text: [identify(word) for word in split_words(text)]
+
+
+def ngrams(
+    vocabulary: int = 8192,
+    *,
+    words: Sequence[int] = (1, 2),
+    characters: Sequence[int] = (3, 4),
+) -> Encode:
+    """Encodes a text as what it contains: for bags, which count ids.
+
+    Args:
+      vocabulary: ids run from 1 to one less; two n-grams may share one.
+      words: lengths of runs of words.
+      characters: lengths of runs of characters within a word and the space on either
+        side of it, which tell a word by its stem.
+
+    Returns:
+      A function from a text to its ids; what comes twice is there twice.
+
+    Raises:
+      ValueError: if the vocabulary is smaller than 2.
+
+    Example:
+      >>> encode = ngrams(100, words=(1, 2), characters=(4,))
+      >>> len(encode("Play it"))  # play, it, play it; " pla", "play", "lay ", " it "
+      7
+    """
+    identify = _hashing(vocabulary)
+
+    def encode(text: str) -> list[int]:
+        tokens = split_words(text)
+        runs = ["w" + " ".join(run) for n in words for run in _runs(tokens, n)]
+        for token in tokens:
+            runs += ["c" + run for n in characters for run in _runs(f" {token} ", n)]
+        return [identify(run) for run in runs]
+
+    return encode
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text: runs of letters, digits and inner apostrophes, in lower case.
+
+    Example:
+      >>> split_words("Don't stop at No. 9!")
+      ["don't", 'stop', 'at', 'no', '9']
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
+    return re.findall(r"\w+(?:'\w+)*", plain)
+
+
+def _runs(sequence: Sequence, length: int) -> list:
+    return [sequence[i : i + length] for i in range(len(sequence) - length + 1)]
+
+
+def _hashing(vocabulary: int) -> Callable[[str], int]:
+    if vocabulary < 2:
+        raise ValueError(
+            f"A vocabulary needs at least 2 ids, of which 0 is padding: got {vocabulary}."
+        )
+    # Unlike `hash`, the same in every process and on every machine.
+    return lambda token: 1 + zlib.crc32(token.encode()) % (vocabulary - 1)
+
+
+def from_texts(
+    texts: Sequence[str],
+    labels: Sequence[int] | Sequence[str],
+    names: Sequence[str] | None = None,
+    *,
+    encode: Encode,
+    length: int | None = None,
+) -> ClassArrays:
+    """Groups labelled texts by class, as token ids.
+
+    Args:
+      texts: the texts, `[examples]`.
+      labels: the class of each, as in `from_arrays`.
+      names: one name a class, as in `from_arrays`.
+      encode: from a text to its ids, such as `words()` or `ngrams()`.
+      length: ids kept of a text; as many as the longest has, if None.
+
+    Returns:
+      The texts as int32 ids `[examples, length]`, padded with 0 at the end, by class.
+
+    Raises:
+      ValueError: if texts and labels do not fit, or a text has no token.
+
+    Example:
+      >>> texts = ["good", "very good", "bad", "just too bad"]
+      >>> data = from_texts(texts, list("ppnn"), encode=words())
+      >>> data.names, data.inputs.shape
+      (('n', 'p'), (4, 3))
+    """
+    if length is not None and length < 1:
+        raise ValueError(f"from_texts: length must be at least 1: got {length}.")
+    ids = []
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"from_texts needs strings: text {index} is {text!r}.")
+        ids.append(encode(text))
+        if not len(ids[-1]):
+            raise ValueError(
+                f"from_texts: text {index}, {text[:40]!r}, has no token: remove it."
+            )
+    longest = max(map(len, ids), default=1)
+    cut = sum(len(tokens) > (length or longest) for tokens in ids)
+    if cut:
+        logging.warning(
+            "%d of %d texts have more than %d tokens and were cut: the longest has %d; "
+            "give from_texts a greater length to keep all.",
+            *(cut, len(ids), length, longest),
+        )
+    inputs = np.zeros((len(ids), length or longest), np.int32)
+    for row, tokens in zip(inputs, ids):
+        row[: len(tokens)] = tokens[: len(row)]
+    return from_arrays(inputs, labels, names)
+
+
+def idf(data: ClassArrays, vocabulary: int) -> np.ndarray:
+    """How rare each token is: the inverse document frequency.
+
+        idf[id] = 1 + log((1 + examples) / (1 + examples with id))
+
+    Args:
+      data: the texts of the training classes, as ids.
+      vocabulary: how many ids there are.
+
+    Returns:
+      `[vocabulary]`, float32, at least 1, and the more the rarer.
+
+    Raises:
+      ValueError: if an id is not below `vocabulary`.
+
+    Source:
+      Sparck Jones 1972, smoothed so that tokens never met have a finite weight.
+
+    Example:
+      >>> data = from_texts(["a b", "a"], [0, 1], encode=words(64))
+      >>> np.unique(idf(data, 64))  # "a", "b", and all others
+      array([1.       , 1.4054651, 2.0986123], dtype=float32)
+    """
+    kept = np.concatenate([row[:n] for row, n in zip(data.rows, data.counts)])
+    ids = np.sort(np.asarray(data.inputs)[kept], axis=1)
+    if ids.max() >= vocabulary:
+        raise ValueError(
+            f"idf: the data has id {ids.max()}, where a vocabulary of {vocabulary} ends "
+            f"at {vocabulary - 1}: use the vocabulary that it was encoded with."
+        )
+    first = np.diff(ids, axis=1, prepend=0) > 0  # Once a text, and never padding.
+    documents = np.bincount(ids[first], minlength=vocabulary)
+    return (1 + np.log((1 + len(ids)) / (1 + documents))).astype(np.float32)
