@@ -47,6 +47,9 @@ _ABLATION = {
     }.items()
 }
 
+_MORE_WAYS = {"20-way": ("--eval_ways=20",)}
+_FIVE_SHOTS = {"5-shot": ("--eval_shots=5",)}
+
 RUNS = [
     Run(
         "sinusoid",
@@ -91,6 +94,41 @@ RUNS = [
     *(
         Run(f"omniglot_20way_1shot_{name}", preset="omniglot_20way_1shot", flags=flags)
         for name, flags in _ABLATION.items()
+    ),
+    Run(
+        "omniglot_5way_1shot_protonet",
+        tests=_MORE_WAYS,
+        published="98.8 (Snell et al. 2017)",
+        published_tests={"20-way": "96.0"},
+    ),
+    Run(
+        "omniglot_5way_5shot_protonet",
+        tests=_MORE_WAYS,
+        published="99.7 (likewise)",
+        published_tests={"20-way": "98.9"},
+    ),
+    *(
+        Run(f"omniglot_5way_1shot_{learner}", tests=_MORE_WAYS, published=published)
+        for learner, published in {
+            "r2d2": "-",
+            "metaoptnet": "-",
+            "matching_net": "98.1 (Vinyals et al. 2016)",
+            "relation_net": "99.6 (Sung et al. 2018)",
+        }.items()
+    ),
+    Run("cifar_fs_5way_1shot_protonet", tests=_FIVE_SHOTS, published="55.5"),
+    Run("cifar_fs_5way_1shot_r2d2", tests=_FIVE_SHOTS, published="62.3"),
+    Run("cifar_fs_5way_1shot_maml", tests=_FIVE_SHOTS, published="58.9"),
+    Run("cifar_fs_baseline", tests=_FIVE_SHOTS),
+    *(
+        Run(
+            f"clinc150_5way_1shot_{learner}_{fold}",
+            preset=f"clinc150_5way_1shot_{learner}",
+            flags=(f"--clinc_fold={fold}",),
+            tests=_FIVE_SHOTS,
+        )
+        for learner in ("floor",)
+        for fold in ("01", "02", "03", "04", "05")
     ),
     Run("mnist_permuted"),
     Run("mnist_permuted_1shot"),
@@ -182,7 +220,7 @@ def _line(run: Run, seed: int, kept: Path, test: str = "result") -> str:
     starts = (kept / "starts.jsonl").read_text().splitlines()
     commits = [str(json.loads(start)["commit"]) for start in starts]
     cells = [
-        f"`{run.name}`" + f", {test.replace('-', ' ')}" * (test != "result"),
+        f"`{run.name}`" + f", {test}" * (test != "result"),
         str(seed),
         ", ".join(map(_cell, result["rows"])),
         published,
