@@ -113,7 +113,7 @@ RUNS = [
             "r2d2": "-",
             "metaoptnet": "-",
             "matching_net": "98.1 (Vinyals et al. 2016)",
-            "relation_net": "99.6 (Sung et al. 2018)",
+            "relation_net": "-",
         }.items()
     ),
     Run("cifar_fs_5way_1shot_protonet", tests=_FIVE_SHOTS, published="55.5"),
