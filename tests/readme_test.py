@@ -49,6 +49,21 @@ def test_the_learner_of_ones_own_trains_and_beats_chance():
     assert np.mean(metrics["accuracy"][-10:]) > 0.8
 
 
+def test_the_head_of_ones_own_is_a_protonet():
+    (block,) = (block for block in BLOCKS if "fitting_head" in block)
+    names = {"mj": mj}
+    exec(block, names)
+    model = mj.models.mlp([4], None)
+    random = np.random.default_rng(0)
+    support = mj.Batch(random.normal(size=(6, 5)).astype(np.float32), np.arange(6) % 3)
+    meta = model.init(jax.random.key(0), support.inputs)
+    outputs = [
+        learner.predict(meta, learner.adapt(None, meta, support), support.inputs)
+        for learner in (names["nearest_mean"](model, 3), mj.protonet(model, 3))
+    ]
+    np.testing.assert_array_equal(*outputs)
+
+
 @pytest.mark.parametrize("script", ["reproduce", "side_by_side"])
 def test_the_tables_of_results_are_what_was_recorded(script):
     command = [sys.executable, ROOT / "scripts" / f"{script}.py"]
