@@ -172,7 +172,8 @@ def _trained_learner(config, problem: components.Problem, **options) -> mj.MetaL
 
 def _make(config, make, problem, outputs, num_steps, **options) -> mj.MetaLearner:
     build = partial(components.MODELS[config.model], config, problem)
-    given = components.Given(build, outputs, problem.loss, num_steps)
+    classifies = "accuracy" in problem.metrics
+    given = components.Given(build, outputs, classifies, problem.loss, num_steps)
     learner = make(config, given, **options)
     return mj.freeze(learner, config.frozen) if config.frozen else learner
 

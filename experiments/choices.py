@@ -13,8 +13,8 @@ class Traits(NamedTuple):
         own, so that no flag chooses it.
       rests: whether its inner loop may come to rest, so that --adjoint=implicit suits.
       estimator: that of its meta-gradient by default.
-      any_ways: whether no parameter depends on the ways, so that they may differ in
-        evaluation.
+      any_ways: whether it classifies with no parameter that depends on the ways, so that
+        they may differ in evaluation.
     """
 
     reads: tuple[str, ...] = ()
@@ -47,6 +47,12 @@ LEARNERS = {
     "r2d2": _fitting_a_head(),
     "metaoptnet": _fitting_a_head("regularization"),
     "meta_baseline": _fitting_a_head(),
+    "in_context": Traits(
+        ("reader", "reader_width", "reader_layers", "reader_heads"),
+        inner_steps=False,
+        adjoint=None,
+    ),
+    "hypernetwork": Traits(("code", "generated"), inner_steps=False, adjoint=None),
     "baseline": Traits(("new_head",), adjoint=None, any_ways=True),
 }
 

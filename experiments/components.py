@@ -254,6 +254,7 @@ class Given(NamedTuple):
 
     build: Callable[[int | None], Model]  # By the width of its head, None for no head.
     outputs: int
+    classifies: bool
     loss: Loss
     num_steps: int  # Inner steps.
 
@@ -360,6 +361,30 @@ def metaoptnet(config, given: Given) -> MetaLearner:
     )
 
 
+def in_context(config, given: Given) -> MetaLearner:
+    return mj.in_context(given.embedding, READERS[config.reader](config, given.outputs))
+
+
+def transformer(config, outputs: int) -> Model:
+    return mj.models.in_context_transformer(
+        outputs,
+        width=config.reader_width,
+        layers=config.reader_layers,
+        heads=config.reader_heads,
+    )
+
+
+READERS: dict[str, Callable[[Any, int], Model]] = {"transformer": transformer}
+
+
+def hypernetwork(config, given: Given) -> MetaLearner:
+    generator = mj.models.mlp([config.code], None)
+    ways = given.outputs if given.classifies else None
+    return mj.hypernetwork(
+        given.model, given.embedding, generator, ways, generated=config.generated
+    )
+
+
 def baseline(config, given: Given) -> MetaLearner:
     return mj.baseline(
         given.embedding,
@@ -389,6 +414,8 @@ LEARNERS: dict[str, Callable[[Any, Given], MetaLearner]] = {
     "r2d2": _comparing(mj.r2d2),
     "metaoptnet": metaoptnet,
     "meta_baseline": _comparing(mj.meta_baseline),
+    "in_context": in_context,
+    "hypernetwork": hypernetwork,
     "baseline": baseline,
 }
 

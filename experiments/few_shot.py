@@ -234,6 +234,24 @@ flags.DEFINE_list(
     "relation", ["64"], "Widths of the hidden layers of relation_net's comparison."
 )
 flags.DEFINE_enum(
+    "reader",
+    "transformer",
+    ["transformer"],
+    "What reads the support examples of in_context, whose order does not matter.",
+)
+flags.DEFINE_integer("reader_width", 64, "Width of a token in --reader.", 1)
+flags.DEFINE_integer("reader_layers", 2, "Blocks of --reader.", 1)
+flags.DEFINE_integer("reader_heads", 4, "Attention heads of --reader.", 1)
+flags.DEFINE_integer(
+    "code", 32, "Numbers by which hypernetwork generates parameters.", 1
+)
+flags.DEFINE_list(
+    "generated",
+    ["*"],
+    "Parameters beside the head that hypernetwork generates, as shell patterns such as "
+    "Normalize_*; the others are meta-learned alone.",
+)
+flags.DEFINE_enum(
     "new_head",
     "linear",
     ["linear", "cosine"],

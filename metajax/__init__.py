@@ -12,7 +12,9 @@ from metajax.algorithms import boil as boil
 from metajax.algorithms import cavia as cavia
 from metajax.algorithms import classifier as classifier
 from metajax.algorithms import fomaml as fomaml
+from metajax.algorithms import hypernetwork as hypernetwork
 from metajax.algorithms import imaml as imaml
+from metajax.algorithms import in_context as in_context
 from metajax.algorithms import maml as maml
 from metajax.algorithms import maml_plus_plus as maml_plus_plus
 from metajax.algorithms import matching_net as matching_net
@@ -20,10 +22,12 @@ from metajax.algorithms import meta_baseline as meta_baseline
 from metajax.algorithms import meta_curvature as meta_curvature
 from metajax.algorithms import meta_sgd as meta_sgd
 from metajax.algorithms import metaoptnet as metaoptnet
+from metajax.algorithms import predict_sequence as predict_sequence
 from metajax.algorithms import protonet as protonet
 from metajax.algorithms import r2d2 as r2d2
 from metajax.algorithms import relation_net as relation_net
 from metajax.algorithms import reptile as reptile
+from metajax.algorithms import sequence_loss as sequence_loss
 from metajax.algorithms import warpgrad as warpgrad
 from metajax.base import Batch as Batch
 from metajax.base import MetaLearner as MetaLearner

@@ -136,6 +136,11 @@ RUNS = [
     Run("mnist_pretrained_1shot"),
     Run("mnist_random_init"),
     Run("mnist_random_init_1shot"),
+    *(
+        Run(f"mnist_permuted{shots}_{learner}")
+        for learner in ("in_context", "hypernetwork", "protonet")
+        for shots in ("", "_1shot")
+    ),
     Run("mnist_rotations"),
     Run("glyphs_5way_1shot"),
 ]

@@ -5,7 +5,11 @@ from metajax.algorithms.boil import boil as boil
 from metajax.algorithms.cavia import cavia as cavia
 from metajax.algorithms.closer_look import baseline as baseline
 from metajax.algorithms.closer_look import classifier as classifier
+from metajax.algorithms.hypernetwork import hypernetwork as hypernetwork
 from metajax.algorithms.imaml import imaml as imaml
+from metajax.algorithms.in_context import in_context as in_context
+from metajax.algorithms.in_context import predict_sequence as predict_sequence
+from metajax.algorithms.in_context import sequence_loss as sequence_loss
 from metajax.algorithms.maml import fomaml as fomaml
 from metajax.algorithms.maml import maml as maml
 from metajax.algorithms.maml_plus_plus import maml_plus_plus as maml_plus_plus

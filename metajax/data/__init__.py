@@ -14,6 +14,8 @@ from metajax.data.folder import from_folder as from_folder
 from metajax.data.folder import from_npz as from_npz
 from metajax.data.glyphs import glyphs as glyphs
 from metajax.data.host import FromHost as FromHost
+from metajax.data.linear_regression import LinearRegression as LinearRegression
+from metajax.data.linear_regression import least_squares as least_squares
 from metajax.data.mnist import mnist as mnist
 from metajax.data.omniglot import omniglot as omniglot
 from metajax.data.sinusoid import Sinusoid as Sinusoid

@@ -5,6 +5,9 @@ from metajax.models.adapters import from_linen as from_linen
 from metajax.models.adapters import from_nnx as from_nnx
 from metajax.models.conv4 import conv4 as conv4
 from metajax.models.mlp import mlp as mlp
+from metajax.models.readers import from_reader as from_reader
+from metajax.models.readers import in_context_transformer as in_context_transformer
+from metajax.models.readers import linear_attention as linear_attention
 from metajax.models.text import bag as bag
 from metajax.models.text import text_cnn as text_cnn
 from metajax.models.text import text_transformer as text_transformer

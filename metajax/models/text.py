@@ -10,14 +10,16 @@ import numpy as np
 from metajax.base import Model
 from metajax.models import layers
 from metajax.models.adapters import from_linen
+from metajax.models.convolution import matmul
 from metajax.models.transformer import Blocks
 
 
 class Bag(nn.Module):
-    """Weighted counts of ids, normalised, and a linear head."""
+    """Weighted counts of ids with a projection of them, normalised, and a linear head."""
 
     vocabulary: int
     outputs: int | None
+    projection: int
     log_weights_init: Callable
 
     @nn.compact
@@ -30,26 +32,44 @@ class Bag(nn.Module):
         counts = counts.at[jnp.arange(len(ids))[:, None], ids].add(
             (ids != 0).astype(counts.dtype)
         )
-        weighted = jnp.log1p(counts) * jnp.exp(log_weights)[None]
-        squared_norm = jnp.sum(jnp.square(weighted), axis=1, keepdims=True)
-        features = weighted * jax.lax.rsqrt(squared_norm + 1e-12)
+        features = _normalized(jnp.log1p(counts) * jnp.exp(log_weights)[None])
+        if self.projection:
+            shape = (self.vocabulary, self.projection)
+            small = nn.initializers.normal(0.01)
+            projected = matmul(features, self.param("projection", small, shape))
+            features = _normalized(jnp.concatenate([features, projected], axis=1))
         return _with_head(features, self.outputs)
 
 
+def _normalized(vectors: jax.Array) -> jax.Array:
+    """Vectors `[examples, features]` of length 1, or of 0."""
+    squared = jnp.sum(jnp.square(vectors), axis=1, keepdims=True)
+    return vectors * jax.lax.rsqrt(squared + 1e-12)
+
+
 def bag(
-    vocabulary: int, outputs: int | None = None, *, idf: np.ndarray | None = None
+    vocabulary: int,
+    outputs: int | None = None,
+    *,
+    projection: int = 0,
+    idf: np.ndarray | None = None,
 ) -> Model:
     """A bag of ids: how often each comes, weighted, as a vector of length 1.
 
-        features[id] = exp(log_weights[id]) * log(1 + count[id]) / norm
+        weighted[id] = exp(log_weights[id]) * log(1 + count[id])
+        features = normalize(weighted)
+        features = normalize([features, features @ projection])    if there is one
 
-    With weights from `data.idf` the features are tf-idf before anything is learned, and
-    what is learned is how much each id says about a class.
+    With weights from `data.idf` the features are tf-idf before anything is learned.
+    What is learned is how much each id says about a class, and, by the projection,
+    which ids say the same: it adds `projection @ projection.T` to the identity, by
+    which tf-idf compares two texts.
 
     Args:
       vocabulary: how many ids there are; greater ones are not counted.
       outputs: width of a linear head; None for none, so that the outputs are the
-        features, `[examples, vocabulary]`.
+        features, `[examples, vocabulary + projection]`.
+      projection: width of the projection, which starts near 0.
       idf: initial weights, positive, `[vocabulary]`; ones if None.
 
     Returns:
@@ -68,11 +88,13 @@ def bag(
 
     Source:
       Bao et al. 2020 (arXiv 1908.06039) learn such weights from a word's frequencies;
-      here they are free parameters.
+      here they are free parameters. The projection is our own.
     """
     _check_positive("bag", vocabulary=vocabulary, outputs=outputs)
+    if projection < 0:
+        raise ValueError(f"bag: projection must be 0 or more: got {projection}.")
     if idf is None:
-        return from_linen(Bag(vocabulary, outputs, nn.initializers.zeros))
+        return from_linen(Bag(vocabulary, outputs, projection, nn.initializers.zeros))
     idf = np.asarray(idf)
     if idf.shape != (vocabulary,) or not (idf > 0).all():
         raise ValueError(
@@ -84,7 +106,7 @@ def bag(
         del key, shape
         return jnp.log(jnp.asarray(idf, dtype))
 
-    return from_linen(Bag(vocabulary, outputs, log_idf))
+    return from_linen(Bag(vocabulary, outputs, projection, log_idf))
 
 
 class TextCNN(nn.Module):

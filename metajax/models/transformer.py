@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from metajax.base import Model
 from metajax.models.adapters import from_linen
 
+KeysAndValues = tuple[jax.Array, jax.Array]
+
 
 def attention(
     queries: jax.Array,
@@ -21,23 +23,24 @@ def attention(
         outputs[q] = sum_k softmax_k(queries[q] . keys[k] / sqrt(depth)) values[k]
 
     Args:
-      queries: `[examples, queries, heads, depth]`.
-      keys: `[examples, keys, heads, depth]`.
-      values: `[examples, keys, heads, depth]`.
+      queries: `[..., queries, heads, depth]`.
+      keys: `[..., keys, heads, depth]`.
+      values: `[..., keys, heads, depth]`.
       allowed: which keys each query may attend to, True where it may, broadcastable to
-        `[examples, heads, queries, keys]`; None for all.
+        `[..., heads, queries, keys]`; None for all.
 
     Returns:
-      `[examples, queries, heads, depth]`. A query that may attend to no key gets the
-      mean of all values, rather than NaN.
+      `[..., queries, heads, depth]`. A query that may attend to no key gets the mean of
+      all values, rather than NaN.
 
     Source:
       Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
     """
-    scores = jnp.einsum("nqhd,nkhd->nhqk", queries, keys) * queries.shape[-1] ** -0.5
+    scores = jnp.einsum("...qhd,...khd->...hqk", queries, keys)
+    scores *= queries.shape[-1] ** -0.5
     if allowed is not None:
         scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
-    return jnp.einsum("nhqk,nkhd->nqhd", nn.softmax(scores), values)
+    return jnp.einsum("...hqk,...khd->...qhd", nn.softmax(scores), values)
 
 
 class Block(nn.Module):
@@ -56,7 +59,6 @@ class Block(nn.Module):
     heads: int
     causal: bool = False
 
-    @nn.compact
     def __call__(self, inputs: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps `[examples, length, width]` to the same shape.
 
@@ -65,17 +67,42 @@ class Block(nn.Module):
           mask: True for real places, `[examples, length]`, which then do not depend on
             the others; None if all are.
         """
-        length, width = inputs.shape[-2:]
+        length = inputs.shape[-2]
         allowed = jnp.tri(length, dtype=bool)[None, None] if self.causal else None
         if mask is not None:
             real = mask[:, None, None, :]
             allowed = real if allowed is None else allowed & real
+        return self.attend(inputs, allowed)[0]
+
+    @nn.compact
+    def attend(
+        self,
+        inputs: jax.Array,
+        allowed: jax.Array | None,
+        memory: KeysAndValues | None = None,
+    ) -> tuple[jax.Array, KeysAndValues]:
+        """Maps `[..., length, width]`, beside what is remembered of other places.
+
+        Args:
+          inputs: one embedding a place.
+          allowed: as in `attention`, for the keys in memory and, after them, those of
+            the inputs.
+          memory: keys and values of other places, `[..., kept, heads, depth]` both.
+
+        Returns:
+          The outputs, and the keys and values of the inputs.
+        """
+        width = inputs.shape[-1]
         projected = nn.Dense(3 * width, name="projections")(nn.LayerNorm()(inputs))
         heads = projected.reshape(*inputs.shape[:-1], 3 * self.heads, -1)
-        attended = attention(*jnp.split(heads, 3, axis=-2), allowed)
+        queries, *own = jnp.split(heads, 3, axis=-2)
+        seen = own
+        if memory is not None:
+            seen = [jnp.concatenate(pair, axis=-3) for pair in zip(memory, own)]
+        attended = attention(queries, *seen, allowed)
         hidden = inputs + nn.Dense(width, name="mix")(attended.reshape(inputs.shape))
         expanded = nn.gelu(nn.Dense(4 * width, name="expand")(nn.LayerNorm()(hidden)))
-        return hidden + nn.Dense(width, name="contract")(expanded)
+        return hidden + nn.Dense(width, name="contract")(expanded), tuple(own)
 
 
 class Blocks(nn.Module):

@@ -53,8 +53,11 @@ def _assert_close(actual, expected):
 @pytest.mark.parametrize("strides", STRIDES)
 def test_convolve_equals_lax_convolution(strides, padding, kernel_size):
     inputs, kernel = _normal(0, 2, 7, 8, 3), _normal(1, *kernel_size, 3, 4)
-    actual = convolve(inputs, kernel, strides, padding)
-    expected = _lax_convolve(inputs, kernel, strides, padding)
+    actual, expected = jax.jit(
+        lambda *arrays: [
+            f(*arrays, strides, padding) for f in (convolve, _lax_convolve)
+        ]
+    )(inputs, kernel)
     assert actual.shape == expected.shape
     np.testing.assert_allclose(actual, expected, atol=2e-5)
 
@@ -81,10 +84,11 @@ def test_derivatives_of_convolve_equal_those_of_lax(
 
 def test_convolve_with_a_kernel_per_task_equals_a_loop_over_tasks():
     inputs, kernels = _normal(0, 2, 2, 5, 6, 2), _normal(1, 2, 3, 3, 2, 3)
-    actual = jax.vmap(_derivatives(convolve, (2, 1), "SAME"))(inputs, kernels)
+    each = jax.jit(jax.vmap(_derivatives(convolve, (2, 1), "SAME")))
     one = _derivatives(_lax_convolve, (2, 1), "SAME")
     loop = [one(*pair) for pair in zip(inputs, kernels)]
-    _assert_close(actual, jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop))
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *loop)
+    _assert_close(each(inputs, kernels), expected)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +114,7 @@ def test_derivatives_of_matmul_equal_those_of_numpy_in_both_modes(sizes, order):
     lhs, rhs = _normal(0, rows, inner), _normal(1, inner, columns)
     direction = _normal(2, rows, inner), _normal(3, inner, columns)
 
+    @partial(jax.jit, static_argnums=0)
     def derivatives(product):
         def slope(function):
             def along(lhs, rhs):
@@ -136,18 +141,20 @@ def test_matmul_under_vmap_equals_a_loop_with_any_axis_and_shared_operands(axes)
         shape = shape if axis is None else [*shape[:axis], 3, *shape[axis:]]
         operands.append(_normal(seed, *shape))
     gradient = jax.grad(lambda *pair: _sine_sum(matmul, *pair), argnums=(0, 1))
-    expected = jax.grad(lambda *pair: _sine_sum(jnp.matmul, *pair), argnums=(0, 1))
+    expected = jax.jit(
+        jax.grad(lambda *pair: _sine_sum(jnp.matmul, *pair), argnums=(0, 1))
+    )
 
     def each(i):
         return (
-            x if axis is None else jnp.take(x, i, axis)
+            x if axis is None else np.take(x, i, axis)
             for x, axis in zip(operands, axes)
         )
 
     loop = [expected(*each(i)) for i in range(3)]
     _assert_close(
-        jax.vmap(gradient, axes)(*operands),
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop),
+        jax.jit(jax.vmap(gradient, axes))(*operands),
+        jax.tree.map(lambda *leaves: np.stack(leaves), *loop),
     )
 
 
