@@ -185,7 +185,8 @@ def conv4(config, problem: Problem, outputs: int | None) -> Model:
 
 def bag(config, problem: Problem, outputs: int | None) -> Model:
     rarity = mj.data.idf(problem.train.data, config.vocabulary)
-    return mj.models.bag(config.vocabulary, outputs, idf=rarity)
+    width = config.projection
+    return mj.models.bag(config.vocabulary, outputs, projection=width, idf=rarity)
 
 
 def text_cnn(config, problem: Problem, outputs: int | None) -> Model:

@@ -138,6 +138,9 @@ flags.DEFINE_bool("warp", False, "Give the model layers for warpgrad.")
 flags.DEFINE_integer(
     "width", 64, "Features of each convolution of conv4, or of a token of text.", 1
 )
+flags.DEFINE_integer(
+    "projection", 0, "Width of a learned projection beside the weights of bag.", 0
+)
 flags.DEFINE_enum(
     "downsample", "stride", ["stride", "pool"], "How conv4 halves its maps."
 )
