@@ -5,6 +5,7 @@
 Archives are downloaded; without a network, put them into DIR/downloads/manual.
 """
 
+from functools import partial
 import sys
 import time
 
@@ -14,7 +15,12 @@ import jax.numpy as jnp
 from metajax import data
 from metajax.data.tfds_arrays import DataError
 
-LOADERS = {"mnist": data.mnist, "omniglot": data.omniglot}
+LOADERS = {
+    "mnist": data.mnist,
+    "omniglot": data.omniglot,
+    "cifar100": data.cifar_fs,
+    "clinc_oos": partial(data.clinc150, encode=data.words()),
+}
 
 _DATASET = flags.DEFINE_list("dataset", list(LOADERS), "Data sets, by comma.")
 _DATA_DIR = flags.DEFINE_string(
