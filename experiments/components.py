@@ -43,6 +43,7 @@ def omniglot(config) -> Problem:
         mj.data.omniglot,
         classes=config.omniglot_classes,
         resize=config.omniglot_resize,
+        rotated_classes=config.rotated_classes,
     )
     return _classification(config, *_loaded(config, load))
 

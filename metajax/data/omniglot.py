@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from metajax.data import tfds_arrays
+from metajax.data.class_lists import class_list
 from metajax.data.few_shot import ClassArrays, from_arrays
 
 
@@ -66,9 +67,10 @@ DATASET = tfds_arrays.Dataset(
 def omniglot(
     split: Literal["train", "validation", "test", "all"],
     *,
-    classes: Literal["finn", "lake"] = "finn",
+    classes: Literal["finn", "lake", "vinyals"] = "finn",
     resize: Literal["binary", "grey"] = "binary",
     size: int = 28,
+    rotated_classes: bool = False,
     data_dir: str | os.PathLike | None = None,
 ) -> ClassArrays:
     """Omniglot's characters of one split; strokes are 255 on a background of 0.
@@ -78,10 +80,13 @@ def omniglot(
       classes: "finn" shuffles all 1623 characters, whatever their alphabet, into 1100,
         100 and 423, as Finn et al. (2017) do; "lake" tests on the 659 characters of
         Lake's evaluation alphabets, which training never meets, and shuffles his 964
-        background characters into 864 and 100.
+        background characters into 864 and 100; "vinyals" takes the published lists of
+        1028, 172 and 423, whose alphabets differ but for one.
       resize: "binary" takes the nearest pixel of the one-bit drawing, so that values
         stay 0 and 255; "grey" takes a Lanczos average.
       size: height and width of the images; the drawings have 105.
+      rotated_classes: whether each character, turned by 0, 90, 180 and 270 degrees, makes
+        four classes (Snell et al. 2017), named "Alphabet/character01/rot090".
       data_dir: of the TFDS data; see `tfds_arrays.find_data_dir`.
 
     Returns:
@@ -103,10 +108,10 @@ def omniglot(
     """
     if split not in ("train", "validation", "test", "all"):
         raise ValueError(f"omniglot has no split {split!r}: train, validation, test.")
-    if classes not in ("finn", "lake") or resize not in ("binary", "grey"):
+    if classes not in ("finn", "lake", "vinyals") or resize not in ("binary", "grey"):
         raise ValueError(
-            f"omniglot knows classes 'finn', 'lake' and resize 'binary', 'grey'; got "
-            f"{classes!r} and {resize!r}."
+            f"omniglot knows classes 'finn', 'lake', 'vinyals' and resize 'binary', "
+            f"'grey'; got {classes!r} and {resize!r}."
         )
     arrays = tfds_arrays.load(
         DATASET,
@@ -122,12 +127,29 @@ def omniglot(
     images = np.concatenate([arrays["train/image"], arrays["test/image"]])
     labels = np.concatenate([background, evaluation])
     _check(images, labels, resize)
-    chosen = _split(np.unique(background), np.unique(evaluation), classes)[split]
+    names = [_class_name(name) for name in arrays["names/label"]]
+    if classes == "vinyals" and split != "all":
+        chosen = np.sort(
+            [names.index(name) for name in class_list("omniglot_vinyals", split)]
+        )
+    else:
+        parts = _split(np.unique(background), np.unique(evaluation), classes)
+        chosen = parts[split]
     kept = np.isin(labels, chosen)
-    return from_arrays(
-        images[kept],
-        np.searchsorted(chosen, labels[kept]),
-        [_class_name(name) for name in arrays["names/label"][chosen]],
+    images, labels = images[kept], np.searchsorted(chosen, labels[kept])
+    names = [names[label] for label in chosen]
+    if rotated_classes:
+        images, labels, names = _rotate(images, labels, names)
+    return from_arrays(images, labels, names)
+
+
+def _rotate(images: np.ndarray, labels: np.ndarray, names: list[str]):
+    """Four classes for each one, by the angle in degrees, counter-clockwise."""
+    turned = [np.rot90(images, turns, axes=(1, 2)) for turns in range(4)]
+    return (
+        np.concatenate(turned),
+        np.concatenate([labels + turns * len(names) for turns in range(4)]),
+        [f"{name}/rot{90 * turns:03}" for turns in range(4) for name in names],
     )
 
 

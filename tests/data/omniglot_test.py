@@ -11,9 +11,14 @@ from metajax.data.omniglot import omniglot
 SIZES = {
     "finn": {"train": 1100, "validation": 100, "test": 423},
     "lake": {"train": 864, "validation": 100, "test": 659},
+    "vinyals": {"train": 1028, "validation": 172, "test": 423},
 }
 # Of the names of train, validation and test: results are comparable while these stay.
-DIGESTS = {"finn": "99c1b612dc10fdb1", "lake": "d6f8333652dac8fa"}
+DIGESTS = {
+    "finn": "99c1b612dc10fdb1",
+    "lake": "d6f8333652dac8fa",
+    "vinyals": "edf9082ac73bff6e",
+}
 
 
 def alphabets(data):
@@ -37,7 +42,21 @@ def test_splits(data_dir, classes):
         assert part.inputs.shape == (20 * part.num_classes, 28, 28, 1)
         assert part.inputs.dtype == np.uint8
     shared = alphabets(parts["train"]) & alphabets(parts["test"])
-    assert len(shared) == {"finn": 50, "lake": 0}[classes]
+    assert len(shared) == {"finn": 50, "lake": 0, "vinyals": 1}[classes]
+
+
+def test_rotations_are_classes(data_dir):
+    plain = omniglot("validation", classes="vinyals", data_dir=data_dir)
+    turned = omniglot(
+        "validation", classes="vinyals", rotated_classes=True, data_dir=data_dir
+    )
+    assert turned.num_classes == 4 * plain.num_classes == 688
+    assert (turned.counts == 20).all() and len(set(turned.names)) == 688
+    for turns in range(4):
+        name = f"{plain.names[7]}/rot{90 * turns:03}"
+        index = turned.names.index(name)
+        expected = np.rot90(plain.inputs[plain.rows[7]], turns, axes=(1, 2))
+        np.testing.assert_array_equal(turned.inputs[turned.rows[index]], expected)
 
 
 def test_all(data_dir):
@@ -96,7 +115,7 @@ def test_classes_look_alike(data_dir):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"split": "valid"}, {"classes": "vinyals"}, {"resize": "bilinear"}]
+    "wrong", [{"split": "valid"}, {"classes": "snell"}, {"resize": "bilinear"}]
 )
 def test_unknown_choice(wrong, tmp_path):
     arguments = {"split": "train", "data_dir": tmp_path} | wrong
