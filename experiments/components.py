@@ -131,7 +131,8 @@ def _classification(config, train, validation, test) -> Problem:
         (train_permuted, eval_permuted, eval_permuted),
     ):
         try:
-            sampler = mj.data.FewShot(data, *sizes, transform, permute)
+            groups = data.groups if config.within_groups else None
+            sampler = mj.data.FewShot(data, *sizes, transform, permute, groups)
         except ValueError as error:
             raise ValueError(f"The {split} classes: {error}") from error
         samplers.append(sampler)
@@ -149,6 +150,8 @@ def _transforms(config):
     if config.rotations:
         ranges = [map(float, angles.split(":")) for angles in config.rotations]
         return [mj.data.rotate(low, high) for low, high in ranges]
+    if config.augment:
+        return [mj.data.flips_and_crops(), None, None]
     return [mj.data.quarter_turns if config.quarter_turns else None] * 3
 
 
@@ -376,7 +379,15 @@ def transformer(config, outputs: int) -> Model:
     )
 
 
-READERS: dict[str, Callable[[Any, int], Model]] = {"transformer": transformer}
+def snail(config, outputs: int) -> Model:
+    length = config.ways * max(config.shots, config.eval_shots or 1)
+    return mj.models.snail(outputs, length=length, filters=config.reader_width)
+
+
+READERS: dict[str, Callable[[Any, int], Model]] = {
+    "transformer": transformer,
+    "snail": snail,
+}
 
 
 def hypernetwork(config, given: Given) -> MetaLearner:

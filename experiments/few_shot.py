@@ -102,6 +102,15 @@ flags.DEFINE_integer(
 flags.DEFINE_bool(
     "quarter_turns", False, "Turn each class by a multiple of 90 degrees."
 )
+flags.DEFINE_bool(
+    "augment", False, "Mirror and move each image of a task at random, in training."
+)
+flags.DEFINE_bool(
+    "within_groups",
+    False,
+    "Draw all classes of a task from one group: an alphabet of Omniglot, a domain of "
+    "CLINC150, or what comes before a slash in names of your own.",
+)
 flags.DEFINE_list(
     "rotations",
     [],
@@ -239,12 +248,15 @@ flags.DEFINE_list(
 flags.DEFINE_enum(
     "reader",
     "transformer",
-    ["transformer"],
-    "What reads the support examples of in_context, whose order does not matter.",
+    ["transformer", "snail"],
+    "What reads the support examples of in_context: a transformer, to which they are a "
+    "set, or SNAIL, in their order.",
 )
-flags.DEFINE_integer("reader_width", 64, "Width of a token in --reader.", 1)
-flags.DEFINE_integer("reader_layers", 2, "Blocks of --reader.", 1)
-flags.DEFINE_integer("reader_heads", 4, "Attention heads of --reader.", 1)
+flags.DEFINE_integer(
+    "reader_width", 64, "Width of a token in --reader, or filters of snail.", 1
+)
+flags.DEFINE_integer("reader_layers", 2, "Blocks of --reader=transformer.", 1)
+flags.DEFINE_integer("reader_heads", 4, "Attention heads of --reader=transformer.", 1)
 flags.DEFINE_integer(
     "code", 32, "Numbers by which hypernetwork generates parameters.", 1
 )
@@ -567,6 +579,14 @@ def _ranges(ranges):
     except ValueError:
         return False
     return len(pairs) in (0, 3) and all(len(p) == 2 and p[0] <= p[1] for p in pairs)
+
+
+@flags.multi_flags_validator(
+    ["augment", "quarter_turns", "rotations"],
+    "only one of --augment, --quarter_turns and --rotations can be set",
+)
+def _one_transform(values):
+    return sum(map(bool, values.values())) <= 1
 
 
 @flags.multi_flags_validator(["data", "data_path"], "--data_path must be set for it")

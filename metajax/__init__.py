@@ -7,10 +7,12 @@ from metajax import losses as losses
 from metajax import models as models
 from metajax import trees as trees
 from metajax.algorithms import anil as anil
+from metajax.algorithms import anp as anp
 from metajax.algorithms import baseline as baseline
 from metajax.algorithms import boil as boil
 from metajax.algorithms import cavia as cavia
 from metajax.algorithms import classifier as classifier
+from metajax.algorithms import cnp as cnp
 from metajax.algorithms import fomaml as fomaml
 from metajax.algorithms import hypernetwork as hypernetwork
 from metajax.algorithms import imaml as imaml

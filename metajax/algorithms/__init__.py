@@ -18,6 +18,8 @@ from metajax.algorithms.meta_baseline import meta_baseline as meta_baseline
 from metajax.algorithms.meta_curvature import meta_curvature as meta_curvature
 from metajax.algorithms.meta_sgd import meta_sgd as meta_sgd
 from metajax.algorithms.metaoptnet import metaoptnet as metaoptnet
+from metajax.algorithms.neural_process import anp as anp
+from metajax.algorithms.neural_process import cnp as cnp
 from metajax.algorithms.protonet import protonet as protonet
 from metajax.algorithms.r2d2 import r2d2 as r2d2
 from metajax.algorithms.relation_net import relation_net as relation_net

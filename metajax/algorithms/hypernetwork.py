@@ -79,8 +79,9 @@ def hypernetwork(
 
     Note:
       Ha et al. learn a code for each layer instead of reading it from data. Requeima et
-      al. generate scales and shifts of features, and a head, by networks of their own
-      for each layer, as `generated="Normalize_*"` does by one.
+      al. generate scales and shifts of features, as `generated="Normalize_*"` does here,
+      and a head, by a network for each layer. Of a class without support the head is
+      what the generator makes of a mean of zeros.
     """
     head = () if ways is None else head
 
@@ -106,21 +107,9 @@ def hypernetwork(
         right = _normal(keys[4], of_body, lambda leaf: (rank, leaf.shape[-1]))
         return Hypernetwork(base, left, right, embedded, generating)
 
-    def read(meta: Hypernetwork, support: Batch) -> tuple[jax.Array, jax.Array]:
-        """Codes of the classes, `[classes, rank]`, and that of the set, `[rank]`."""
-        labels = support.targets
-        if ways is None:
-            support = support._replace(inputs=_side_by_side(support.inputs, labels))
-            labels = jnp.zeros(len(labels), int)
-        features = embedding.apply(meta.embedding, support.shown)
-        members = heads.memberships(labels, ways or 1, support.mask, features.dtype)
-        codes = generator.apply(meta.generator, heads.class_means(features, members))
-        shown = (members.sum(axis=0) > 0).astype(codes.dtype)
-        return codes, heads.class_means(codes, shown[:, None])[0]
-
     def generate(key: Key, meta: Hypernetwork, support: Batch) -> Params:
         del key  # Nothing is random.
-        codes, code = read(meta, support)
+        codes, code = _codes(embedding, generator, ways, meta, support)
 
         def leaf(base, left, right):
             if left is None:
@@ -129,10 +118,29 @@ def hypernetwork(
                 return left @ codes.T
             return base + left @ (code[:, None] * right)
 
-        trees_of_f = meta.base, meta.left, meta.right
-        return jax.tree.map(leaf, *trees_of_f, is_leaf=lambda leaf: leaf is None)
+        of_f = meta.base, meta.left, meta.right
+        return jax.tree.map(leaf, *of_f, is_leaf=lambda each: each is None)
 
     return adapting_params(model, generate, init)
+
+
+def _codes(
+    embedding: Model,
+    generator: Model,
+    ways: int | None,
+    meta: Hypernetwork,
+    support: Batch,
+) -> tuple[jax.Array, jax.Array]:
+    """Codes of the classes, `[classes, rank]`, and that of the support set, `[rank]`."""
+    labels = support.targets
+    if ways is None:
+        support = support._replace(inputs=_side_by_side(support.inputs, labels))
+        labels = jnp.zeros(len(labels), int)
+    features = embedding.apply(meta.embedding, support.shown)
+    members = heads.memberships(labels, ways or 1, support.mask, features.dtype)
+    codes = generator.apply(meta.generator, heads.class_means(features, members))
+    shown = (members.sum(axis=0) > 0).astype(codes.dtype)
+    return codes, heads.class_means(codes, shown[:, None])[0]
 
 
 def _side_by_side(inputs: jax.Array, targets: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Labelled examples on the device, and few-shot tasks drawn from them inside jit."""
 
+import collections
 from collections.abc import Callable, Sequence
 import dataclasses
 from pathlib import Path
@@ -30,6 +31,11 @@ class ClassArrays:
     @property
     def num_classes(self) -> int:
         return len(self.names)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The group of each class: its name up to the first slash, "a" of "a/b"."""
+        return tuple(name.partition("/")[0] for name in self.names)
 
     def take(self, classes: Sequence[int]) -> "ClassArrays":
         """The same examples, restricted to the given classes, in the given order."""
@@ -199,9 +205,12 @@ class FewShot:
         as `quarter_turns`.
       permute_labels: False keeps the classes in the order of `data`, so that labels
         mean the same in every task; `ways` must then be all classes.
+      groups: one label a class: all classes of a task are then of one group, drawn
+        uniformly from the groups that have `ways` classes. `data.groups` are Omniglot's
+        alphabets, or CLINC150's domains. Other sequences become a tuple.
 
     Raises:
-      ValueError: if the classes or their examples are too few.
+      ValueError: if the classes, their examples or the groups are too few.
 
     Example:
       >>> data = from_arrays(np.zeros((60, 8, 8, 1), np.uint8), np.arange(60) % 6)
@@ -218,8 +227,13 @@ class FewShot:
         default=None, metadata={"static": True}
     )
     permute_labels: bool = dataclasses.field(default=True, metadata={"static": True})
+    groups: tuple | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self):
+        if not isinstance(self.groups, tuple | None):
+            object.__setattr__(
+                self, "groups", tuple(np.atleast_1d(self.groups).tolist())
+            )
         if not isinstance(self.data, ClassArrays):
             return  # JAX rebuilds the sampler around placeholders.
         data, needed = self.data, self.shots + self.queries
@@ -244,13 +258,28 @@ class FewShot:
                 f"{self.shots} shots + {self.queries} queries need {needed} examples a "
                 f"class; class {data.names[smallest]!r} has {data.counts[smallest]}."
             )
+        if self.groups is not None:
+            self._check_groups()
+
+    def _check_groups(self):
+        if len(self.groups) != self.data.num_classes or not self.permute_labels:
+            raise ValueError(
+                f"groups must have one label for each of {self.data.num_classes} "
+                f"classes, and permute_labels be True: got {len(self.groups)} labels."
+            )
+        sizes = collections.Counter(self.groups)
+        if max(sizes.values()) < self.ways:
+            found = ", ".join(
+                f"{group} {size}" for group, size in sizes.most_common(10)
+            )
+            raise ValueError(
+                f"{self.ways}-way tasks within a group need a group of {self.ways} "
+                f"classes; the largest are {found}."
+            )
 
     def __call__(self, key: Key) -> Task:
         class_key, example_key, transform_key = jax.random.split(key, 3)
-        if self.permute_labels:
-            classes = distinct(class_key, self.data.num_classes, self.ways)
-        else:
-            classes = jnp.arange(self.ways)
+        classes = self._classes(class_key)
         picks = jax.vmap(distinct, in_axes=(0, 0, None))(
             jax.random.split(example_key, self.ways),
             jnp.asarray(self.data.counts)[classes],
@@ -266,6 +295,24 @@ class FewShot:
             _class_by_class(inputs[:, : self.shots]),
             _class_by_class(inputs[:, self.shots :]),
         )
+
+    def _classes(self, key: Key) -> jax.Array:
+        """Draws the classes of a task, `[ways]`, in the order of its labels."""
+        if not self.permute_labels:
+            return jnp.arange(self.ways)
+        if self.groups is None:
+            return distinct(key, self.data.num_classes, self.ways)
+        labels = np.unique(np.array(self.groups), return_inverse=True)[1]
+        sizes = np.bincount(labels)
+        # Row by row the classes of a group, padded to the size of the largest.
+        members = np.argsort(
+            labels[None] != np.arange(len(sizes))[:, None], kind="stable"
+        )
+        large = sizes >= self.ways
+        group_key, class_key = jax.random.split(key)
+        group = jax.random.randint(group_key, (), 0, large.sum())
+        picks = distinct(class_key, jnp.asarray(sizes[large])[group], self.ways)
+        return jnp.asarray(members[large, : sizes.max()])[group, picks]
 
 
 def _class_by_class(inputs: jax.Array) -> Batch:

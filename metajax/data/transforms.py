@@ -63,3 +63,40 @@ def rotate(low: float, high: float) -> Transform:
         return jnp.moveaxis(turned, 2, -1)
 
     return transform
+
+
+@functools.cache
+def flips_and_crops(pad: int = 4) -> Transform:
+    """Mirrors and moves every image of a task on its own: for training alone.
+
+    Half of the images are mirrored, left to right; each is moved by up to `pad` pixels
+    either way, as if cropped at random from the image with a border of zeros.
+
+    Args:
+      pad: width of the border, in pixels; 0 for flips alone.
+
+    Returns:
+      A transform of images `[ways, examples, height, width, channels]`.
+
+    Raises:
+      ValueError: if `pad` is negative.
+
+    Source:
+      He et al. 2016 (arXiv 1512.03385), section 4.2, for CIFAR-10.
+    """
+    if pad < 0:
+        raise ValueError(f"flips_and_crops: pad must be 0 or more: got {pad}.")
+
+    def one(key: Key, image: jax.Array) -> jax.Array:  # [height, width, channels]
+        flip_key, crop_key = jax.random.split(key)
+        image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+        top, left = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1)
+        padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+        return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+
+    def transform(key: Key, images: jax.Array) -> jax.Array:
+        flat = images.reshape(-1, *images.shape[2:])
+        keys = jax.random.split(key, len(flat))
+        return jax.vmap(one)(keys, flat).reshape(images.shape)
+
+    return transform

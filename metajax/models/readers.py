@@ -121,11 +121,13 @@ def in_context_transformer(
         there are too many examples to read.
 
     Example:
-      >>> model = in_context_transformer(5, width=8, layers=2, heads=2)
+      >>> reader = in_context_transformer(5, width=8, layers=2, heads=2)
       >>> features, labels = jnp.ones((10, 3)), jnp.arange(10) % 5
-      >>> params = model.init(jax.random.key(0), features)
-      >>> read = model.calibrate(params, (features, labels))
-      >>> model.apply(read, jnp.ones((4, 3))).shape
+      >>> def answers(key, questions):
+      ...     params = reader.init(key, features)
+      ...     read = reader.calibrate(params, (features, labels))
+      ...     return reader.apply(read, questions)
+      >>> jax.eval_shape(answers, jax.random.key(0), jnp.ones((4, 3))).shape
       (4, 5)
 
     Source:

@@ -84,6 +84,30 @@ def test_a_task_has_distinct_examples_of_distinct_classes_with_shared_labels():
     assert support.shape[1:] == (3, 1) and query.shape[1:] == (3, 3)
 
 
+def test_the_classes_of_a_task_are_of_one_group_and_equally_likely_within_it():
+    groups = np.array(["x", "y", "x", "y", "z", "y"])  # z has too few for two ways.
+    _, classes = _self_naming()
+    support, *_ = _draw(_sampler(ways=2, groups=groups), NUM_TASKS)
+    drawn = classes[support[..., 0]]  # [tasks, ways]
+    assert (groups[drawn[:, 0]] == groups[drawn[:, 1]]).all()
+    assert (drawn[:, 0] != drawn[:, 1]).all()
+    pairs = np.zeros((6, 6))
+    np.add.at(pairs, tuple(drawn.T), 1)
+    expected = np.zeros((6, 6))
+    for members in ([0, 2], [1, 3, 5]):
+        orders = list(itertools.permutations(members, 2))
+        expected[tuple(np.transpose(orders))] = NUM_TASKS / 2 / len(orders)
+    assert pairs[expected == 0].sum() == 0
+    _assert_uniform(pairs[expected > 0], expected[expected > 0])
+
+
+def test_groups_are_the_first_part_of_names():
+    names = ["b/c1", "a/c1/rot090", "b/c2", "plain"]
+    data = from_arrays(np.zeros((4, 1)), np.arange(4), names)
+    assert data.groups == ("b", "a", "b", "plain")
+    assert data.take([1, 0]).groups == ("a", "b")
+
+
 def test_labels_number_the_classes_in_every_order_equally_often():
     _, classes = _self_naming()
     support, *_ = _draw(_sampler(), NUM_TASKS)
@@ -308,6 +332,16 @@ def test_by_name_takes_a_list_or_a_file_of_names_in_their_order(tmp_path):
         (
             {"permute_labels": False},
             "every class in every task: set ways=6 instead of 3",
+        ),
+        ({"groups": "aabbcc"}, "one label for each of 6 classes.*got 1 labels"),
+        ({"groups": list("aabbc")}, "each of 6 classes.*got 5 labels"),
+        (
+            {"groups": list("aabbcc"), "permute_labels": False, "ways": 6},
+            "permute_labels be True",
+        ),
+        (
+            {"groups": list("aabbbb"), "ways": 5},
+            "need a group of 5 classes; the largest are b 4, a 2",
         ),
     ],
 )

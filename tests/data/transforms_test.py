@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.data.transforms import quarter_turns, rotate
+from metajax.data.transforms import flips_and_crops, quarter_turns, rotate
 
 
 def _images(*shape):
@@ -98,3 +98,38 @@ def test_interpolation_is_linear_between_pixels():
     expected = weights @ corners @ weights
     turned = _rotated(45, images)[0, 0, :, :, 0]
     np.testing.assert_allclose(turned[2, 3], expected, atol=1e-6)
+
+
+def test_every_image_is_flipped_and_moved_on_its_own():
+    """Which of the flips and places there are each image took, told from its pixels."""
+    image = np.arange(1.0, 21.0, dtype=np.float32).reshape(4, 5, 1)
+    padded = [np.pad(i, ((2, 2), (2, 2), (0, 0))) for i in (image, image[:, ::-1])]
+    places = np.stack(
+        [p[y : y + 4, x : x + 5] for p in padded for y in range(5) for x in range(5)]
+    )
+    images = np.broadcast_to(image, (3, 4, *image.shape))
+    keys = jax.random.split(jax.random.key(0), 500)
+    moved = jax.jit(jax.vmap(flips_and_crops(2), (0, None)))(keys, images)
+    moved = np.asarray(moved).reshape(500, 12, 4, 5, 1)
+    codes = moved.reshape(6000, -1) @ np.sqrt(np.arange(2.0, 22.0))
+    known = places.reshape(50, -1) @ np.sqrt(np.arange(2.0, 22.0))
+    taken = np.abs(codes[:, None] - known[None]).argmin(axis=1)
+    np.testing.assert_array_equal(moved.reshape(6000, 4, 5, 1), places[taken])
+    tally = np.bincount(taken, minlength=50)
+    assert np.sum((tally - 120) ** 2 / 120) < 49 + 5 * np.sqrt(98)
+    pairs = taken.reshape(500, 12)
+    for other in (1, 4):  # An example of the same class, and one of another.
+        assert 0 < (pairs[:, 0] == pairs[:, other]).mean() < 0.06  # 0.02 by chance.
+
+
+def test_without_a_border_images_are_only_flipped():
+    images = _images(2, 8, 3, 3, 2)
+    flipped = np.asarray(jax.jit(flips_and_crops(0))(jax.random.key(0), images))
+    same = (flipped == images).all(axis=(2, 3, 4))
+    mirrored = (flipped == images[:, :, :, ::-1]).all(axis=(2, 3, 4))
+    assert (same ^ mirrored).all() and same.any() and mirrored.any()
+
+
+def test_a_negative_border_is_refused():
+    with pytest.raises(ValueError, match="pad must be 0 or more: got -1"):
+        flips_and_crops(-1)

@@ -16,6 +16,7 @@ SIZES = dict(width=8, layers=2, heads=2)
 READERS = {
     "set": in_context_transformer(WAYS, **SIZES),
     "causal": in_context_transformer(WAYS, **SIZES, length=LENGTH),
+    "small": in_context_transformer(WAYS, width=4, layers=1, heads=1, length=LENGTH),
     "linear": linear_attention(WAYS, width=6),
 }
 
@@ -50,7 +51,7 @@ def _answer_each(name, pairs):
     return READERS[name].apply(_params(name), pairs)
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", ["set", "causal", "linear"])
 def test_each_question_is_answered_alone_and_from_what_was_read(name):
     together = _answer(name, (FEATURES_READ, LABELS), ASKED)
     assert together.shape == (4, WAYS)
@@ -61,7 +62,7 @@ def test_each_question_is_answered_alone_and_from_what_was_read(name):
         assert np.abs(_answer(name, change, ASKED) - together).max() > 1e-2
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", ["set", "causal", "linear"])
 def test_padding_anywhere_is_as_if_absent(name):
     mask = np.array([0, 1, 1, 0, 0, 1, 1, 1, 0], bool)[
         : LENGTH if name == "causal" else 9
@@ -75,7 +76,7 @@ def test_padding_anywhere_is_as_if_absent(name):
     np.testing.assert_allclose(padded, absent, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", ["set", "causal", "linear"])
 def test_order_matters_to_the_causal_form_alone(name):
     before = _answer(name, (FEATURES_READ, LABELS), ASKED)
     after = _answer(name, (FEATURES_READ[::-1], LABELS[::-1]), ASKED)
@@ -85,7 +86,7 @@ def test_order_matters_to_the_causal_form_alone(name):
         np.testing.assert_allclose(before, after, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", ["set", "causal", "linear"])
 def test_labels_are_read_as_one_hot_vectors(name):
     vectors = np.eye(WAYS, dtype=np.float32)[LABELS]
     np.testing.assert_allclose(
@@ -135,25 +136,20 @@ def test_one_pass_along_a_sequence_answers_as_each_of_its_beginnings_does():
     np.testing.assert_allclose(masked[mask], absent, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["set", "causal"])
-def test_its_derivatives_equal_finite_differences(name):
+def test_its_derivatives_equal_finite_differences():
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda leaf: leaf.astype(np.float64), _params(name))
-        pairs = FEATURES_READ.astype(np.float64), LABELS
-        direction = jax.tree.map(np.cos, params)
+        params = jax.tree.map(lambda leaf: leaf.astype(np.float64), _params("small"))
+        pairs, asked = (FEATURES_READ.astype(np.float64), LABELS), ASKED[:1]
 
         def cost(size):
-            moved = jax.tree.map(lambda a, b: a + size * b, params, direction)
-            return jnp.sum(
-                jnp.sin(_answer(name, pairs, ASKED.astype(np.float64), moved))
-            )
+            moved = jax.tree.map(lambda leaf: leaf + size * np.cos(leaf), params)
+            return jnp.sum(_answer("small", pairs, asked.astype(np.float64), moved))
 
-        slope = jax.grad(cost)
-        both = jax.jit(lambda size: (cost(size), slope(size), jax.grad(slope)(size)))
-        (up, slope_up, _), (down, slope_down, _) = both(1e-5), both(-1e-5)
-        _, first, second = both(0.0)
-        np.testing.assert_allclose((up - down) / 2e-5, first, rtol=1e-6)
-        np.testing.assert_allclose((slope_up - slope_down) / 2e-5, second, rtol=1e-6)
+        both = jax.jit(lambda size: (cost(size), jax.grad(cost)(size)))
+        (up, slope_up), (down, slope_down) = both(1e-5), both(-1e-5)
+        slope, bend = jax.jit(jax.jvp, static_argnums=0)(jax.grad(cost), (0.0,), (1.0,))
+        np.testing.assert_allclose((up - down) / 2e-5, slope, rtol=1e-6)
+        np.testing.assert_allclose((slope_up - slope_down) / 2e-5, bend, rtol=1e-6)
 
 
 def test_linear_attention_can_be_one_step_of_gradient_descent():
