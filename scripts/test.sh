@@ -3,4 +3,4 @@
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 ruff format --check .
 ruff check .
-python -m pytest --numprocesses=auto "$@"
+python -m pytest --numprocesses=auto --dist=worksteal "$@"

@@ -15,12 +15,14 @@ import metajax as mj
 from metajax import checkpoints, losses
 from metajax.training import draw_tasks
 
-WAYS, SHOTS, QUERIES = 3, 2, 2
+WAYS, SHOTS, QUERIES, STEPS = 3, 2, 2, 3
 MODEL = mj.models.mlp([6], WAYS)
 SGD = optax.sgd(0.1, momentum=0.5)
 
 WARPED = mj.models.mlp([6], WAYS, warp=True)
 EMBEDDING, RELATION = mj.models.mlp([6], None), mj.models.mlp([5], 1)
+GENERATOR = mj.models.mlp([4], None)
+READER = mj.models.in_context_transformer(WAYS, width=8, layers=2, heads=2)
 LOSS = losses.cross_entropy
 
 # By the number of inner steps.
@@ -42,6 +44,8 @@ LEARNERS = {
     "r2d2": lambda steps: mj.r2d2(EMBEDDING, WAYS),
     "metaoptnet": lambda steps: mj.metaoptnet(EMBEDDING, WAYS),
     "meta_baseline": lambda steps: mj.meta_baseline(EMBEDDING, WAYS),
+    "hypernetwork": lambda steps: mj.hypernetwork(MODEL, EMBEDDING, GENERATOR, WAYS),
+    "in_context": lambda steps: mj.in_context(EMBEDDING, READER),
     "baseline": lambda steps: mj.baseline(EMBEDDING, LOSS, SGD, steps, ways=WAYS),
 }
 STEPLESS = {
@@ -51,7 +55,14 @@ STEPLESS = {
     "r2d2",
     "metaoptnet",
     "meta_baseline",
+    "hypernetwork",
+    "in_context",
 }
+UNTAUGHT = {
+    "relation_net",
+    "hypernetwork",
+    "in_context",
+}  # Before training they know no labels.
 
 
 def random_task(key):
@@ -67,28 +78,50 @@ def random_task(key):
     return mj.Task(batch(support_key, SHOTS), batch(query_key, QUERIES))
 
 
+draw = jax.jit(draw_tasks, static_argnums=1)
+
+
+@cache
+def drawn():
+    """Eight tasks for each of 60 outer steps."""
+    tasks = draw(jax.random.key(3), random_task, np.arange(480))
+    return jax.tree.map(lambda x: np.asarray(x).reshape(60, 8, *x.shape[1:]), tasks)
+
+
 def start(learner):
-    task = random_task(jax.random.key(1))
+    task = jax.jit(random_task)(jax.random.key(1))
     return jax.jit(learner.init)(jax.random.key(0), task.support.inputs), task
 
 
 @partial(jax.jit, static_argnums=0)  # Operations one by one take longer to compile.
-def predictions(learner, meta, task):
+def solved(learner, meta, task):
     adapted = learner.adapt(jax.random.key(2), meta, task.support)
-    return learner.predict(meta, adapted, task.query.inputs)
+    return adapted, learner.predict(meta, adapted, task.query.inputs)
+
+
+def predictions(learner, meta, task):
+    return solved(learner, meta, task)[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def meta_gradient(learner, meta, task):
-    objective = mj.query_loss(learner, LOSS)
-    return jax.grad(lambda m: objective(jax.random.key(2), m, task)[0])(meta)
+def solved_and_gradient(learner, meta, task):
+    """What was adapted, the predictions, and the meta-gradient of their loss."""
+
+    def loss(meta):
+        adapted, outputs = solved(learner, meta, task)
+        return LOSS(outputs, task.query.targets), (adapted, outputs)
+
+    gradient, both = jax.grad(loss, has_aux=True)(meta)
+    return *both, gradient
 
 
 def permuted_head(meta, order):
-    """Gives the outputs of a linear head another order, if there is a head."""
+    """Gives labels another order, where a head or an embedding of labels knows them."""
 
     def permute(path, leaf):
         names = {getattr(part, "key", getattr(part, "name", None)) for part in path}
+        if "targets" in names:
+            return leaf[order]
         is_head = "head" in names and "matrices" not in names
         return leaf[..., order] if is_head and leaf.shape[-1] == WAYS else leaf
 
@@ -96,29 +129,43 @@ def permuted_head(meta, order):
 
 
 @cache  # The laws share what is compiled for a learner.
-def made(name, num_steps):
+def made(name, num_steps=STEPS):
     return LEARNERS[name](num_steps)
 
 
 @pytest.fixture(params=LEARNERS)
 def learner(request):
-    return made(request.param, 3)
+    return made(request.param)
 
 
-def test_adapting_one_task_equals_adapting_it_among_many(learner):
+def padded(batch):
+    """The same examples of every task, after two that the mask tells to ignore."""
+    inputs, targets, _ = batch
+    junk = np.full((len(inputs), 2, *inputs.shape[2:]), 9, inputs.dtype)
+    none = np.zeros((len(targets), 2), targets.dtype)
+    mask = np.arange(2 + targets.shape[1]) >= 2
+    return mj.Batch(
+        np.concatenate([junk, inputs], axis=1),
+        np.concatenate([none, targets], axis=1),
+        np.tile(mask, (len(targets), 1)),
+    )
+
+
+def test_neither_other_tasks_nor_padding_change_predictions(learner):
     meta, _ = start(learner)
-    tasks = draw_tasks(jax.random.key(3), random_task, jnp.arange(4))
-    many = jax.jit(jax.vmap(lambda task: predictions(learner, meta, task)))(tasks)
-    for i in range(4):
-        one = predictions(learner, meta, jax.tree.map(lambda x: x[i], tasks))  # noqa: B023
-        np.testing.assert_allclose(many[i], one, rtol=1e-4, atol=1e-5)
+    tasks = jax.tree.map(lambda x: x[0], drawn())
+    many = tasks._replace(support=padded(tasks.support))
+    together = jax.jit(jax.vmap(lambda task: predictions(learner, meta, task)))(many)
+    for i, actual in enumerate(np.asarray(together)):
+        alone = predictions(learner, meta, jax.tree.map(lambda x: x[i], tasks))  # noqa: B023
+        np.testing.assert_allclose(actual, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_permuting_labels_permutes_predictions(learner):
-    meta, task = start(learner)
-    order = jnp.array([2, 0, 1])  # Label l becomes order[l].
+    meta, task = jax.device_get(start(learner))
+    order = np.array([2, 0, 1], np.int32)  # Label l becomes order[l].
     support = task.support._replace(targets=order[task.support.targets])
-    inverse = jnp.argsort(order)
+    inverse = np.argsort(order)
     before = predictions(learner, meta, task)
     after = predictions(
         learner, permuted_head(meta, inverse), task._replace(support=support)
@@ -129,7 +176,7 @@ def test_permuting_labels_permutes_predictions(learner):
 
 def test_the_order_of_support_examples_does_not_matter(learner):
     meta, task = start(learner)
-    reversed_support = jax.tree.map(lambda x: x[::-1], task.support)
+    reversed_support = jax.tree.map(lambda x: np.asarray(x)[::-1], task.support)
     np.testing.assert_allclose(
         predictions(learner, meta, task._replace(support=reversed_support)),
         predictions(learner, meta, task),
@@ -138,27 +185,9 @@ def test_the_order_of_support_examples_does_not_matter(learner):
     )
 
 
-def test_padding_changes_nothing(learner):
-    meta, task = start(learner)
-    support = task.support
-    junk = 9 * jnp.ones((2, *support.inputs.shape[1:]))
-    padded = mj.Batch(
-        jnp.concatenate([junk, support.inputs]),
-        jnp.concatenate([jnp.zeros(2, jnp.int32), support.targets]),
-        jnp.arange(2 + len(support.targets)) >= 2,
-    )
-    np.testing.assert_allclose(
-        predictions(learner, meta, task._replace(support=padded)),
-        predictions(learner, meta, task),
-        rtol=1e-4,
-        atol=1e-5,
-    )
-
-
-# A relation that is not trained yet knows nothing of its pairs.
-@pytest.mark.parametrize("name", sorted(STEPLESS - {"relation_net"}))
+@pytest.mark.parametrize("name", sorted(STEPLESS - UNTAUGHT))
 def test_adaptation_prefers_the_labels_of_the_support(name):
-    learner = made(name, 3)
+    learner = made(name)
     meta, task = start(learner)
     again = task._replace(query=task.support)
     wrong = again.support._replace(targets=(again.support.targets + 1) % WAYS)
@@ -169,7 +198,7 @@ def test_adaptation_prefers_the_labels_of_the_support(name):
 
 @pytest.mark.parametrize("name", [n for n in LEARNERS if n not in STEPLESS])
 def test_inner_steps_lower_the_support_loss(name):
-    learner, unadapting = made(name, 3), made(name, 0)
+    learner, unadapting = made(name), made(name, 0)
     meta, task = start(learner)
     again = task._replace(query=task.support)
     after, before = (predictions(each, meta, again) for each in (learner, unadapting))
@@ -178,41 +207,71 @@ def test_inner_steps_lower_the_support_loss(name):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_dtypes_are_kept(learner, dtype):
-    meta, task = start(learner)
     meta, task = jax.tree.map(
-        lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, (meta, task)
+        lambda x: np.asarray(x, dtype if x.dtype == jnp.float32 else None),
+        start(learner),
     )
-    adapted = jax.jit(learner.adapt)(jax.random.key(2), meta, task.support)
+    adapted, outputs = solved.lower(learner, meta, task).out_info
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(adapted)} - {jnp.dtype(bool)}
     assert dtypes == {jnp.dtype(dtype)}
-    assert predictions(learner, meta, task).dtype == dtype
+    assert outputs.dtype == dtype
 
 
-def test_meta_gradient_is_finite_and_not_zero(learner):
-    meta, task = start(learner)
-    for leaf in jax.tree.leaves(meta_gradient(learner, meta, task)):
+# What is trained by its losses after every inner step.
+MULTI_STEP = {
+    "maml_plus_plus": partial(mj.maml_plus_plus, MODEL),
+    "warpgrad": partial(mj.warpgrad, WARPED),
+}
+TRAINED = [
+    *((name, False) for name in LEARNERS),
+    *((name, True) for name in MULTI_STEP),
+]
+
+
+def objective(name, multi_step):
+    if not multi_step:
+        return mj.query_loss(made(name), LOSS)
+    learner = MULTI_STEP[name](LOSS, STEPS, rate=0.1, every_step=True)
+    return mj.multi_step_loss(learner, LOSS, np.full(STEPS, 1 / STEPS, np.float32))
+
+
+@cache
+def trained(name, multi_step):
+    """The same 60 outer steps, thrice: mean losses, numbers of traces, first gradients."""
+    estimate = mj.estimators.backprop(objective(name, multi_step))
+    means, traces, first = [], [], None
+
+    def observed(key, meta, tasks):
+        traces[-1] += 1
+        (loss, metrics), grads = estimate(key, meta, tasks)
+        return (loss, metrics | {"grads": grads}), grads
+
+    optimizer, meta = optax.adam(1e-2), start(made(name))[0]
+    state = mj.TrainState(
+        jnp.int32(0), jax.random.key(0), meta, jax.jit(optimizer.init)(meta)
+    )
+    run = jax.jit(partial(jax.lax.scan, mj.train_step(observed, optimizer)))
+    for _ in range(3):
+        traces.append(0)
+        state, metrics = run(state, drawn())
+        means.append(np.mean(metrics["loss"]))
+        first = first or jax.tree.map(lambda x: x[0], jax.device_get(metrics["grads"]))
+    assert state.step == 180  # Or loss or gradient were not finite once.
+    return means, traces, first
+
+
+@pytest.mark.parametrize("name, multi_step", TRAINED)
+def test_meta_gradient_is_finite_and_not_zero(name, multi_step):
+    _, _, gradient = trained(name, multi_step)
+    for leaf in jax.tree.leaves(gradient):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
 
 
-def test_training_lowers_the_loss_and_never_traces_again(learner):
-    traces = []
-
-    def sampler(key):
-        traces.append(key)
-        return random_task(key)
-
-    optimizer = optax.adam(1e-2)
-    meta_grad = mj.estimators.backprop(mj.query_loss(learner, losses.cross_entropy))
-    step = mj.train_step(meta_grad, optimizer)
-    state = mj.init_state(jax.random.key(0), learner, optimizer, sampler)
-    means, traced = [], []
-    for _ in range(3):
-        traces.clear()
-        state, metrics = mj.train(step, state, sampler, num_tasks=8, num_steps=60)
-        means.append(np.mean(metrics["loss"]))
-        traced.append(len(traces))
-    assert traced[0] > 0 and traced[1:] == [0, 0]
+@pytest.mark.parametrize("name, multi_step", TRAINED)
+def test_training_lowers_the_loss_and_never_traces_again(name, multi_step):
+    means, traces, _ = trained(name, multi_step)
     assert means[2] < means[0]
+    assert traces[0] > 0 and traces[1:] == [0, 0]
 
 
 def test_meta_parameters_survive_a_checkpoint(learner, tmp_path):
@@ -222,57 +281,27 @@ def test_meta_parameters_survive_a_checkpoint(learner, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, restored, meta)
 
 
-BACKPROP, WEIGHTS = mj.estimators.backprop, jnp.full(3, 1 / 3)
-# Forms that train otherwise than by the query loss after the last step.
-TRAINED = {
-    "maml_plus_plus": BACKPROP(
-        mj.multi_step_loss(
-            mj.maml_plus_plus(MODEL, LOSS, 3, rate=0.1, every_step=True), LOSS, WEIGHTS
-        )
-    ),
-    "warpgrad": BACKPROP(
-        mj.multi_step_loss(
-            mj.warpgrad(WARPED, LOSS, 3, rate=0.1, every_step=True), LOSS, WEIGHTS
-        )
-    ),
+UNDER_ADJOINTS = {
+    "maml": partial(mj.maml, MODEL, LOSS, SGD, STEPS),
+    "meta_sgd": partial(mj.meta_sgd, MODEL, LOSS, STEPS),
+    "meta_curvature": partial(mj.meta_curvature, MODEL, LOSS, SGD, STEPS),
+    "imaml": partial(mj.imaml, MODEL, LOSS, SGD, STEPS),
+    "maml_plus_plus": partial(mj.maml_plus_plus, MODEL, LOSS, STEPS, rate=0.1),
 }
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_the_forms_that_are_trained_have_finite_gradients_and_learn(name):
-    optimizer, estimator, learner = optax.adam(1e-2), TRAINED[name], made(name, 3)
-    state = mj.init_state(jax.random.key(0), learner, optimizer, random_task)
-    tasks = draw_tasks(jax.random.key(1), random_task, jnp.arange(2))
-    _, grads = jax.jit(estimator)(jax.random.key(2), state.meta, tasks)
-    for leaf in jax.tree.leaves(grads):
-        assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
-    step = mj.train_step(estimator, optimizer)
-    _, metrics = mj.train(step, state, random_task, num_tasks=8, num_steps=180)
-    assert np.mean(metrics["loss"][-60:]) < np.mean(metrics["loss"][:60])
+@pytest.mark.parametrize("name", UNDER_ADJOINTS)
+def test_part_of_the_params_adapts_under_any_adjoint(name):
+    meta, task = start(made(name))
+    params = getattr(meta, "params", meta)
 
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda adjoint: mj.maml(MODEL, LOSS, SGD, 3, adjoint=adjoint),
-        lambda adjoint: mj.meta_sgd(MODEL, LOSS, 3, adjoint=adjoint),
-        lambda adjoint: mj.meta_curvature(MODEL, LOSS, SGD, 3, adjoint=adjoint),
-        lambda adjoint: mj.imaml(MODEL, LOSS, SGD, 3, adjoint=adjoint),
-        lambda adjoint: mj.maml_plus_plus(MODEL, LOSS, 3, rate=0.1, adjoint=adjoint),
-    ],
-    ids=["maml", "meta_sgd", "meta_curvature", "imaml", "maml_plus_plus"],
-)
-def test_part_of_the_params_adapts_under_any_adjoint(make):
-    unroll, mixed_mode = mj.adjoints.unroll(), mj.adjoints.mixed_mode()
     grads = []
-    for adjoint in (unroll, mixed_mode):
-        learner = make(mj.adjoints.only("head/*", adjoint))
-        meta, task = start(learner)
-        params = getattr(meta, "params", meta)
-        adapted = jax.jit(learner.adapt)(jax.random.key(2), meta, task.support)
+    for adjoint in (mj.adjoints.unroll(), mj.adjoints.mixed_mode()):
+        learner = UNDER_ADJOINTS[name](adjoint=mj.adjoints.only("head/*", adjoint))
+        adapted, _, gradient = solved_and_gradient(learner, meta, task)
         jax.tree.map(
             np.testing.assert_array_equal, adapted["Dense_0"], params["Dense_0"]
         )
         assert not np.allclose(adapted["head"]["kernel"], params["head"]["kernel"])
-        grads.append(meta_gradient(learner, meta, task))
+        grads.append(gradient)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *grads)

@@ -10,20 +10,48 @@ from absl.testing import flagsaver
 import jax
 import pytest
 
+# Tests run little and compile much: the kernels of the older emitters are as right, and
+# three times as quick to compile. Processes that tests start inherit both settings.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
+)
+
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tests run little and compile much.
-jax.config.update("jax_disable_most_optimizations", True)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory):
+    """A directory that the processes of a session share, and no other session."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "caches"
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
+def _own_cache(caches, monkeypatch):
     """Keeps caches out of the home directory, and from one test to the next."""
-    cache = tmp_path_factory.getbasetemp() / "xdg_cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compile_once(caches):
+    """Keeps compiled programs for other modules, and for other processes."""
+    for name, value in {
+        "jax_compilation_cache_dir": str(caches / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
 
 import metajax as mj
 from metajax import adjoints, estimators, learners, losses
@@ -21,22 +22,24 @@ def objective(key, meta, task):
     return loss, {"loss": loss, "noise": jnp.mean(noise)}
 
 
+whole = jax.jit(estimators.backprop(objective))  # At once, on one device.
+
+
 @pytest.fixture
 def inputs():
-    meta = {"scale": jnp.float32(0.3), "shift": jnp.float32(-0.2)}
-    tasks = jax.random.normal(jax.random.key(1), (NUM_TASKS, 5))
+    meta = {"scale": np.float32(0.3), "shift": np.float32(-0.2)}
+    tasks = np.random.default_rng(1).normal(size=(NUM_TASKS, 5)).astype(np.float32)
     return jax.random.key(0), meta, tasks
 
 
 def test_equals_the_mean_of_gradients_of_a_plain_loop(inputs):
     key, meta, tasks = inputs
     total = {"scale": 0.0, "shift": 0.0}
+    gradient = jax.jit(jax.grad(objective, argnums=1, has_aux=True))
     for i, task in enumerate(tasks):
-        grads = jax.grad(objective, argnums=1, has_aux=True)(
-            jax.random.fold_in(key, i), meta, task
-        )[0]
+        grads, _ = gradient(jax.random.fold_in(key, i), meta, task)
         total = {name: total[name] + grads[name] / NUM_TASKS for name in total}
-    (loss, metrics), grads = estimators.backprop(objective)(key, meta, tasks)
+    (loss, metrics), grads = whole(key, meta, tasks)
     np.testing.assert_allclose(grads["scale"], total["scale"], rtol=1e-5)
     np.testing.assert_allclose(grads["shift"], total["shift"], rtol=1e-5)
     np.testing.assert_allclose(loss, metrics["loss"])
@@ -44,11 +47,8 @@ def test_equals_the_mean_of_gradients_of_a_plain_loop(inputs):
 
 @pytest.mark.parametrize("tasks_per_chunk", [1, 2, 3, 4, 6, 12])
 def test_every_chunk_size_gives_the_same(inputs, tasks_per_chunk):
-    whole = estimators.backprop(objective)(*inputs)
-    chunked = estimators.backprop(objective, tasks_per_chunk=tasks_per_chunk)(*inputs)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, chunked
-    )
+    chunked = estimators.backprop(objective, tasks_per_chunk=tasks_per_chunk)
+    assert_close(jax.jit(chunked)(*inputs), whole(*inputs), atol=0)
 
 
 def test_a_chunk_that_does_not_divide_is_refused(inputs):
@@ -63,11 +63,7 @@ def test_a_chunk_that_does_not_divide_is_refused(inputs):
 def test_every_number_of_devices_gives_the_same(inputs, num_devices, tasks_per_chunk):
     mesh = estimators.task_mesh(num_devices)
     divided = estimators.backprop(objective, tasks_per_chunk=tasks_per_chunk, mesh=mesh)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
-        estimators.backprop(objective)(*inputs),
-        jax.jit(divided)(*inputs),
-    )
+    assert_close(jax.jit(divided)(*inputs), whole(*inputs), atol=0)
 
 
 def test_devices_meet_once_a_step_and_share_the_drawing_of_tasks(inputs):
@@ -89,12 +85,9 @@ def test_devices_meet_once_a_step_and_share_the_drawing_of_tasks(inputs):
 @pytest.mark.parametrize("num_tasks", [1, 6, 10])
 def test_devices_share_any_number_of_tasks(inputs, num_tasks):
     key, meta, tasks = inputs
-    mesh, few = estimators.task_mesh(4), tasks[:num_tasks]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
-        estimators.backprop(objective)(key, meta, few),
-        estimators.backprop(objective, mesh=mesh)(key, meta, few),
-    )
+    shared = jax.jit(estimators.backprop(objective, mesh=estimators.task_mesh(4)))
+    few = key, meta, tasks[:num_tasks]
+    assert_close(shared(*few), whole(*few), atol=0)
 
 
 def test_devices_that_are_not_there_and_chunks_that_do_not_divide_are_refused(inputs):
@@ -153,10 +146,8 @@ def divided(inputs, division):
 @pytest.mark.parametrize("division", DIVISIONS)
 def test_forward_mode_equals_backprop(inputs, division):
     inputs, kwargs = divided(inputs, division)
-    expected = estimators.backprop(objective)(*inputs)
-    assert_close(
-        jax.jit(estimators.forward_mode(objective, **kwargs))(*inputs), expected
-    )
+    forward = jax.jit(estimators.forward_mode(objective, **kwargs))
+    assert_close(forward(*inputs), whole(*inputs))
 
 
 def test_forward_mode_differentiates_an_inner_loop_by_its_rate(inputs):
@@ -266,9 +257,10 @@ def test_both_signs_of_evolution_meet_the_same_noise_of_tasks(inputs):
         loss = jax.random.normal(key) + 0 * meta["scale"]
         return loss, {"loss": loss}
 
-    (loss, _), grads = estimators.evolution(lottery, num_pairs=2, std=0.01)(*inputs)
+    evolution = jax.jit(estimators.evolution(lottery, num_pairs=2, std=0.01))
+    (loss, _), grads = evolution(*inputs)
     assert_close(grads, {"scale": 0.0, "shift": 0.0}, atol=0)
-    expected = estimators.backprop(lottery)(*inputs)[0][0]
+    expected = jax.jit(estimators.backprop(lottery))(*inputs)[0][0]
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
@@ -365,14 +357,15 @@ def test_tasks_are_displaced_by_keys_of_their_own():
         return meta + jax.random.normal(key, meta.shape)
 
     learner = mj.MetaLearner(None, adapt, lambda meta, adapted, x: x[:, :1])
-    tasks, meta, key = regression_tasks(), jnp.zeros(2), jax.random.key(3)
+    tasks, meta, key = regression_tasks(), np.zeros(2, np.float32), jax.random.key(3)
     keys = [jax.random.fold_in(key, i) for i in range(6)]
     expected = -np.mean([jax.random.normal(k, (2,)) for k in keys], axis=0)
     for chunk in (None, 3):
         estimator = estimators.displacement(
             learner, losses.squared_error, tasks_per_chunk=chunk
         )
-        np.testing.assert_allclose(estimator(key, meta, tasks)[1], expected, rtol=1e-5)
+        _, moved = jax.jit(estimator)(key, meta, tasks)
+        np.testing.assert_allclose(moved, expected, rtol=1e-5)
 
 
 def test_with_one_inner_step_reptile_is_joint_training():
@@ -391,26 +384,25 @@ def test_with_one_inner_step_reptile_is_joint_training():
         each = zip(some.support.inputs, some.support.targets)
         slopes = [slope(weights, mj.Batch(*batch)) for batch in each]
         weights = weights - rate * outer_rate * np.mean(slopes, axis=0)
-        state, _ = step(state, some)
+        state, _ = jax.jit(step)(state, some)
         np.testing.assert_allclose(state.meta["weights"], weights, rtol=1e-5)
 
 
 def test_displacement_is_of_params_without_their_statistics():
     model = mj.models.conv4(ways=2, width=2, normalization="support")
-    images = jax.random.normal(jax.random.key(0), (2, 4, 8, 8, 1))
-    batch = mj.Batch(images, jnp.tile(jnp.arange(4) % 2, (2, 1)))
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+    support = mj.Batch(images, np.arange(4) % 2)
     learner = mj.reptile(model, losses.cross_entropy, optax.sgd(0.1), 1)
-    meta = learner.init(jax.random.key(0), images[0])
-    support = jax.tree.map(lambda x: x[0], batch)
+    meta = jax.jit(learner.init)(jax.random.key(0), images)
     adapted = jax.eval_shape(learner.adapt, jax.random.key(0), meta, support)
     assert jax.tree.structure(adapted) != jax.tree.structure(meta)
     estimator = estimators.displacement(learner, losses.cross_entropy)
-    same = jax.tree.map(lambda x: jnp.stack([x[0]] * 2), batch)
+    same = jax.tree.map(lambda x: np.stack([x, x]), support)
     _, moved = jax.jit(estimator)(jax.random.key(0), meta, mj.Task(same, same))
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(moved))
     # The slope of cross-entropy in the head's bias is softmax minus the labels.
-    probabilities = jax.nn.softmax(jax.jit(model.apply)(meta, support.inputs))
-    slope = jnp.mean(probabilities - jax.nn.one_hot(support.targets, 2), axis=0)
+    probabilities = scipy.special.softmax(jax.jit(model.apply)(meta, images), axis=1)
+    slope = np.mean(probabilities - np.eye(2)[support.targets], axis=0)
     np.testing.assert_allclose(moved["head"]["bias"], 0.1 * slope, rtol=1e-3)
 
 
@@ -439,8 +431,9 @@ def test_before_runs_the_first_until_the_step_and_then_the_other(inputs):
         switched = estimators.before(step, 3, estimator(1.0), estimator(-2.0))
         return switched(key, meta, tasks)
 
+    each = [jax.jit(estimator(sign)) for sign in (1.0, -2.0)]
     for step in range(6):
         key = jax.random.key(step)
-        expected = estimator(1.0 if step < 3 else -2.0)(key, meta, tasks)
+        expected = each[step >= 3](key, meta, tasks)
         assert_close(at(jnp.int32(step), key), expected)
     assert len(traces) == 1

@@ -1,7 +1,10 @@
 """The runner, from its flags to its files, and what it says to bad input."""
 
+from functools import cache, partial
+import hashlib
 import json
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +12,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import building, compare, components, few_shot, runner
+from experiments import (
+    building,
+    compare,
+    components,
+    few_shot,
+    pictures,
+    runner,
+    workdirs,
+)
 import metajax as mj
 from metajax import logs, trees
 
@@ -21,7 +32,7 @@ SHORT = [
     "--eval_every_steps=2",
     "--num_tasks=2",
     "--tasks_per_chunk=1",
-    "--num_validation_tasks=2",
+    "--num_validation_tasks=3",
     "--num_test_tasks=3",
     "--eval_inner_steps=0,1",  # Fewer take less time to compile.
     "--select_inner_steps=1",
@@ -30,23 +41,55 @@ SHORT = [
 TINY = ["--data=sinusoid", "--shots=5", "--queries=5", "--hidden=4", *SHORT]
 
 
-def test_a_run_leaves_everything_in_its_directory(run, tmp_path):
-    workdir = tmp_path / "run"
-    code, out, _ = run(
-        *TINY,
-        "--eval_inner_steps=0,2",
-        "--select_inner_steps=2",
-        f"--workdir={workdir}",
-    )
-    assert code == 0
+PLUS_PLUS = ["--learner=maml_plus_plus", "--inner_steps=2"]
+SCHEDULED = [*PLUS_PLUS, "--per_step=rates", "--multi_step_loss=3"]
+SCHEDULED += ["--first_order_until=3", "--outer_schedule=cosine"]
+
+
+@pytest.fixture(autouse=True)
+def saves(monkeypatch):
+    """Saves no picture where none is looked at: it takes longer than to train."""
+    save = pictures._save
+    skip = lambda figure, path: pictures.plt.close(figure)  # noqa: E731
+    monkeypatch.setattr(pictures, "_save", skip)
+    return lambda: monkeypatch.setattr(pictures, "_save", save)
+
+
+# Read but once, and of invented characters no more than a task needs.
+LOADED = {name: cache(getattr(mj.data, name)) for name in ("omniglot", "mnist")}
+LOADED["glyphs"] = partial(mj.data.glyphs, num_classes=20)
+
+
+@pytest.fixture(autouse=True)
+def _loaded_once(monkeypatch):
+    for name, load in LOADED.items():
+        monkeypatch.setattr(mj.data, name, load)
+
+
+@pytest.fixture
+def finished(run, saves, tmp_path_factory, tmp_path):
+    """Copies the directory of a run with these flags, which is made but once."""
+
+    def copy(*flags):
+        name = hashlib.blake2b(" ".join(flags).encode(), digest_size=4).hexdigest()
+        made = tmp_path_factory.getbasetemp() / f"finished-{name}"
+        if not made.exists():
+            saves()
+            assert run(*TINY, *flags, f"--workdir={made}")[0] == 0
+        return shutil.copytree(made, tmp_path / "finished")
+
+    return copy
+
+
+def test_a_run_leaves_everything_in_its_directory(finished):
+    workdir = finished()
     result = json.loads((workdir / "result.json").read_text())
-    assert [row["inner_steps"] for row in result["rows"]] == [0, 2]
+    assert [row["inner_steps"] for row in result["rows"]] == [0, 1]
     assert (result["steps"], result["num_tasks"], result["seed"]) == (4, 3, 0)
     assert result["best_step"] in (2, 4)
-    assert (workdir / "result.txt").read_text().strip() == out.strip()
     values = np.load(workdir / "result.npz")
     np.testing.assert_allclose(
-        values["loss_2"].mean(), result["rows"][1]["loss"]["mean"], rtol=1e-6
+        values["loss_1"].mean(), result["rows"][1]["loss"]["mean"], rtol=1e-6
     )
     lines = logs.read_metrics(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -59,9 +102,8 @@ def test_a_run_leaves_everything_in_its_directory(run, tmp_path):
         assert (workdir / f"{picture}.png").stat().st_size > 5_000
 
 
-def test_a_saved_run_is_evaluated_alone_with_its_own_flags(run, tmp_path):
-    workdir = tmp_path / "run"
-    assert run(*TINY, f"--workdir={workdir}")[0] == 0
+def test_a_saved_run_is_evaluated_alone_with_its_own_flags(run, finished):
+    workdir = finished()
     before = {p: p.read_bytes() for p in workdir.iterdir() if p.is_file()}
     again = ["--eval_only", "--platform=cpu", f"--workdir={workdir}"]
     code, out, _ = run(*again)
@@ -77,9 +119,8 @@ def test_a_saved_run_is_evaluated_alone_with_its_own_flags(run, tmp_path):
     assert code == 2 and "must divide" in errors
 
 
-def test_a_run_from_before_a_flag_is_evaluated_as_the_same(run, tmp_path):
-    workdir = tmp_path / "run"
-    assert run(*TINY, f"--workdir={workdir}")[0] == 0
+def test_a_run_from_before_a_flag_is_evaluated_as_the_same(run, finished):
+    workdir = finished()
     lines = (workdir / "run.flags").read_text().splitlines()
     assert "--rate_per=parameter" in lines
     older = [line for line in lines if line != "--rate_per=parameter"]
@@ -109,12 +150,13 @@ def cut_off(run, monkeypatch):
     return run_in_part
 
 
-def test_a_run_that_was_cut_off_goes_on_to_the_same_result(run, cut_off, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert run(*TINY, f"--workdir={whole}")[0] == 0
-
-    cut_off(*TINY, f"--workdir={cut}")
-    code, _, errors = run(*TINY, f"--workdir={cut}")
+def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
+    run, cut_off, finished, tmp_path
+):
+    """Though what it does changes from step to step."""
+    whole, cut = finished(*SCHEDULED), tmp_path / "cut"
+    cut_off(*TINY, *SCHEDULED, f"--workdir={cut}")
+    code, _, errors = run(*TINY, *SCHEDULED, f"--workdir={cut}")
     assert code == 0, errors
 
     def lines(workdir):
@@ -126,13 +168,16 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(run, cut_off, tmp_pat
 
     assert lines(cut) == lines(whole)
     assert (cut / "result.txt").read_text() == (whole / "result.txt").read_text()
+    best, same = (np.load(workdir / "best.npz") for workdir in (whole, cut))
+    for name in best:
+        np.testing.assert_array_equal(best[name], same[name])
 
 
 def trained(config):
-    """The meta-parameters before and after three outer steps, by their paths."""
+    """Losses of three outer steps, and meta-parameters before and after by path."""
     experiment, progress = building.build(config)
     before = jax.tree.map(np.asarray, progress.state.meta)
-    state, _ = mj.train(
+    state, metrics = mj.train(
         experiment.step,
         progress.state,
         experiment.problem.train,
@@ -140,7 +185,7 @@ def trained(config):
         num_steps=3,
     )
     leaves = zip(jax.tree.leaves(before), jax.tree.leaves(state.meta))
-    return dict(zip(trees.leaf_paths(before), leaves))
+    return np.asarray(metrics["loss"]), dict(zip(trees.leaf_paths(before), leaves))
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -296,9 +341,8 @@ def test_bad_configurations_are_one_line_and_write_nothing(run, name, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_directory_of_another_run_is_not_written_over(run, tmp_path):
-    workdir = tmp_path / "run"
-    assert run(*TINY, f"--workdir={workdir}")[0] == 0
+def test_a_directory_of_another_run_is_not_written_over(run, finished, tmp_path):
+    workdir = finished()
     before = {p: p.read_bytes() for p in workdir.iterdir() if p.is_file()}
     code, _, errors = run(*TINY, f"--workdir={workdir}")
     assert code == 2 and "holds a finished run" in errors
@@ -313,17 +357,14 @@ def test_a_directory_of_another_run_is_not_written_over(run, tmp_path):
     assert code == 2 and "not empty" in errors
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
-def test_a_run_is_the_same_on_any_number_of_devices(run, tmp_path, num_devices):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    devices = ["--num_tasks=4", f"--num_devices={num_devices}"]
-    assert run(*TINY, "--num_tasks=4", "--num_devices=4", f"--workdir={whole}")[0] == 0
-    assert run(*TINY, *devices, f"--workdir={parts}")[0] == 0
-    losses = [
-        [line["train/loss"] for line in logs.read_metrics(path / "metrics.jsonl")]
-        for path in (whole, parts)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+def test_a_run_is_the_same_on_any_number_of_devices(with_flags):
+    flags = [*TINY, "--num_tasks=4", "--workdir=unused"]
+    one, *others = (
+        with_flags(trained, *flags, f"--num_devices={number}")[0]
+        for number in (1, 2, 4)
+    )
+    for losses in others:
+        assert losses == pytest.approx(one, rel=1e-4)
 
 
 def test_a_directory_that_cannot_be_made_is_named(run, tmp_path):
@@ -378,9 +419,8 @@ def test_class_files_that_overlap_are_refused(run, tmp_path):
     assert code == 2 and "Class '3' is in both" in errors
 
 
-def test_a_log_line_that_was_cut_off_is_dropped(run, tmp_path):
-    workdir = tmp_path / "run"
-    assert run(*TINY, f"--workdir={workdir}")[0] == 0
+def test_a_log_line_that_was_cut_off_is_dropped(finished):
+    workdir = finished()
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "train/lo')
     assert len(logs.read_metrics(workdir / "metrics.jsonl")) == 4
@@ -414,23 +454,26 @@ def test_the_command_line_helps_quickly_and_refuses_stray_arguments():
     assert "workdir" in unnamed.stderr and "Traceback" not in unnamed.stderr
 
 
-def test_two_runs_are_compared_task_by_task(run, tmp_path, capsys):
-    workdirs = [tmp_path / name for name in ("a", "b", "other")]
-    for workdir, changed in zip(workdirs, ["--seed=0", "--seed=1", "--eval_shots=3"]):
-        assert run(*TINY, changed, f"--workdir={workdir}")[0] == 0
-    assert compare.compare(workdirs[0], workdirs[1]) == 0
+def test_two_runs_are_compared_task_by_task(run, finished, tmp_path, capsys):
+    first, second = finished(), tmp_path / "second"
+    code, out, _ = run(*TINY, "--seed=1", f"--workdir={second}")
+    assert code == 0 and out.strip() == (second / "result.txt").read_text().strip()
+    assert compare.compare(first, second) == 0
     out = capsys.readouterr().out
-    a, b = (np.load(w / "result.npz")["loss_1"].mean() for w in workdirs[:2])
+    results = [dict(np.load(path / "result.npz")) for path in (first, second)]
+    a, b = (result["loss_1"].mean() for result in results)
     line = next(line for line in out.splitlines() if "loss_1" in line)
     np.testing.assert_allclose(float(line.split()[1]), a - b, atol=1e-3)
-    assert compare.compare(workdirs[0], workdirs[2]) == 2
+    np.savez(second / "result.npz", **results[1] | {"tasks_hash": "another"})
+    assert compare.compare(first, second) == 2
     assert "same tasks" in capsys.readouterr().err
-    assert compare.compare(workdirs[0], tmp_path / "absent") == 2
+    assert compare.compare(first, tmp_path / "absent") == 2
 
 
-def test_parameters_of_one_run_start_another_and_the_frozen_stay(run, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert run(*TINY, f"--workdir={first}")[0] == 0
+def test_parameters_of_one_run_start_another_and_the_frozen_stay(
+    run, finished, tmp_path
+):
+    first, second = finished(), tmp_path / "second"
     start = [f"--initial_params={first / 'best.npz'}", "--learner=anil"]
     frozen = ["--frozen=Dense_*", f"--workdir={second}"]
     assert run(*TINY, *start, *frozen)[0] == 0
@@ -451,18 +494,16 @@ def test_parameters_of_one_run_start_another_and_the_frozen_stay(run, tmp_path):
     assert run("--eval_only", "--platform=cpu", f"--workdir={second}")[0] == 0
 
 
-def test_learned_rates_are_logged_and_drawn(run, tmp_path):
-    flags = ["--learner=maml_plus_plus", "--per_step=rates", "--multi_step_loss=2"]
-    flags += ["--inner_steps=2", "--first_order_until=1", "--outer_schedule=cosine"]
-    assert run(*TINY, *flags, f"--workdir={tmp_path / 'run'}")[0] == 0
-    lines = logs.read_metrics(tmp_path / "run" / "metrics.jsonl")
+def test_learned_rates_are_logged_and_drawn(finished):
+    workdir = finished(*SCHEDULED)
+    lines = logs.read_metrics(workdir / "metrics.jsonl")
     rates = [line["rates/head/kernel/1"] for line in lines if "validation/loss" in line]
     assert len(rates) == 2 and rates[0] != rates[1]
-    assert (tmp_path / "run" / "rates.png").stat().st_size > 5_000
+    assert (workdir / "rates.png").stat().st_size > 5_000
 
 
 def test_implicit_runs_report_and_warn_of_their_residuals(run, tmp_path, caplog):
-    flags = ["--learner=imaml", "--solver=gmres", "--inner_rate=1e-4"]
+    flags = ["--learner=imaml", "--inner_rate=1e-4"]
     assert run(*TINY, *flags, f"--workdir={tmp_path / 'run'}")[0] == 0
     line = logs.read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
     assert 0.9 < line["train/inner_gradient"] < 1 and line["train/solver_residual"] >= 0
@@ -476,8 +517,8 @@ def test_a_solver_that_diverges_stops_the_run_with_advice(run, tmp_path):
     assert code == runner.NON_FINITE and "--solver=gmres" in errors
 
 
-PLUS_PLUS = ["--learner=maml_plus_plus", "--inner_steps=2"]
-IMAML = ["--learner=imaml", "--solver=gmres"]
+ALONE = [*TINY, "--num_devices=1", "--tasks_per_chunk=2", "--workdir=unused"]
+IMAML = ["--learner=imaml", "--solver=dense"]
 UNCHANGED = {}  # What was trained without the change, by its flags.
 CHANGES = {
     "evolution": ([], ["--estimator=evolution"]),
@@ -499,10 +540,9 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_flag_changes_what_is_learned(with_flags, name):
     flags, change = CHANGES[name]
-    after = with_flags(trained, *TINY, *flags, *change, "--workdir=unused")
+    _, after = with_flags(trained, *ALONE, *flags, *change)
     if tuple(flags) not in UNCHANGED:
-        unchanged = with_flags(trained, *TINY, *flags, "--workdir=unused")
-        UNCHANGED[tuple(flags)] = unchanged
+        UNCHANGED[tuple(flags)] = with_flags(trained, *ALONE, *flags)[1]
     before = UNCHANGED[tuple(flags)]
     shared = before.keys() & after.keys()
     assert not all(np.array_equal(before[n][1], after[n][1]) for n in shared)
@@ -518,40 +558,40 @@ def test_a_flag_changes_what_is_learned(with_flags, name):
     ],
 )
 def test_the_frozen_stay_whatever_moves_the_others(with_flags, flags):
-    leaves = with_flags(trained, *TINY, *flags, "--frozen=Dense_*", "--workdir=unused")
+    _, leaves = with_flags(trained, *ALONE, *flags, "--frozen=Dense_*")
     for name, (before, after) in leaves.items():
         assert np.array_equal(before, after) == name.startswith("Dense_"), name
 
 
-def test_what_would_change_the_result_cannot_be_changed_half_way(run, tmp_path):
-    workdir, schedule = tmp_path / "run", ["--outer_schedule=linear"]
-    assert run(*TINY, *schedule, f"--workdir={workdir}")[0] == 0
-    (workdir / "result.json").unlink()
-    code, _, errors = run(*TINY, *schedule, "--num_steps=8", f"--workdir={workdir}")
+@pytest.fixture
+def begun(run, monkeypatch):
+    """Runs the runner, but interrupts it once it has claimed its directory."""
+
+    def interrupt(workdir, device):
+        raise KeyboardInterrupt
+
+    def begin(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(workdirs, "write_record", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run(*arguments)
+
+    return begin
+
+
+def test_what_would_change_the_result_cannot_be_changed_half_way(run, begun, tmp_path):
+    schedule = ["--outer_schedule=linear", f"--workdir={tmp_path / 'run'}"]
+    begun(*TINY, *schedule)
+    code, _, errors = run(*TINY, *schedule, "--num_steps=8")
     assert code == 2 and "--num_steps=4 --num_steps=8" in errors
-    other = tmp_path / "other"
-    imaml = ["--learner=imaml", f"--workdir={other}"]
-    assert run(*TINY, "--adjoint=implicit", "--solver=gmres", *imaml)[0] == 0
-    (other / "result.json").unlink()
+    imaml = ["--learner=imaml", f"--workdir={tmp_path / 'other'}"]
+    begun(*TINY, "--adjoint=implicit", *imaml)
     code, _, errors = run(*TINY, "--adjoint=unroll", *imaml)
     assert code == 2 and "--adjoint=implicit --adjoint=unroll" in errors
 
 
-def test_a_schedule_goes_on_where_it_was_cut_off(run, cut_off, tmp_path):
-    flags = [*PLUS_PLUS, "--per_step=rates", "--multi_step_loss=3"]
-    flags += ["--first_order_until=3", "--outer_schedule=cosine"]
-    assert run(*TINY, *flags, f"--workdir={tmp_path / 'whole'}")[0] == 0
-    cut_off(*TINY, *flags, f"--workdir={tmp_path / 'cut'}")
-    assert run(*TINY, *flags, f"--workdir={tmp_path / 'cut'}")[0] == 0
-    whole, parted = (np.load(tmp_path / x / "best.npz") for x in ("whole", "cut"))
-    for name in whole:
-        np.testing.assert_array_equal(whole[name], parted[name])
-
-
-def test_steps_of_their_own_are_evaluated_with_more_and_fewer(run, tmp_path):
-    flags = [*PLUS_PLUS, "--per_step=rates", f"--workdir={tmp_path / 'run'}"]
-    assert run(*TINY, *flags)[0] == 0
-    again = ["--eval_only", "--platform=cpu", f"--workdir={tmp_path / 'run'}"]
+def test_steps_of_their_own_are_evaluated_with_more_and_fewer(run, finished):
+    again = ["--eval_only", "--platform=cpu", f"--workdir={finished(*SCHEDULED)}"]
     code, out, errors = run(*again, "--eval_inner_steps=0,1,3")
     assert code == 0, errors
     assert [line.split()[0] for line in out.splitlines()[2:]] == ["0", "1", "3"]

@@ -1,6 +1,7 @@
 """The bilevel example, from its flags to its files, and its two derivatives at rest."""
 
 import copy
+from functools import partial
 import json
 
 from absl import flags
@@ -64,6 +65,7 @@ def test_labels_are_wrong_where_they_should_be(data_dir, tmp_path):
     assert test.inputs.shape == (10000, 196)
 
 
+@partial(jax.jit, static_argnums=1)
 def clusters(key, number):
     """Ten overlapping clusters in five dimensions, in which some labels are wrong."""
     keys = jax.random.split(key, 2)
@@ -76,7 +78,7 @@ def clusters(key, number):
 
 def hypergradient(adjoint, num_steps):
     train, validation = (clusters(jax.random.key(i), 60) for i in range(2))
-    start = noisy_labels.MODEL.init(jax.random.key(2), train.inputs)
+    start = jax.jit(noisy_labels.MODEL.init)(jax.random.key(2), train.inputs)
     data = noisy_labels.Data(start, train, validation)
     loss = noisy_labels.validation_loss(adjoint, 0.3, num_steps)
     hyper = noisy_labels.initial(0.1)

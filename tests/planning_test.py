@@ -48,18 +48,20 @@ def test_a_dry_run_recommends_what_fits(run, needs, memory, advice):
 
 
 @pytest.mark.parametrize(
-    "flags, share",
+    "flags, share, compiled",  # As given, another chunk, and rungs where there are any.
     [
-        (["--num_tasks=4", "--num_devices=2", "--tasks_per_chunk=1"], 2),
-        (["--num_tasks=8", "--tasks_per_chunk=4"], 4),
-        (["--num_tasks=6"], 2),
+        (["--num_tasks=4", "--num_devices=2", "--tasks_per_chunk=1"], 2, 4),
+        (["--num_tasks=8", "--tasks_per_chunk=4", "--learner=fomaml"], 4, 2),
+        (["--num_tasks=6", "--learner=fomaml"], 2, 2),
     ],
 )
-def test_a_dry_run_compiles_other_chunks_on_the_same_devices(run, flags, share):
+def test_a_dry_run_compiles_other_chunks_on_the_same_devices(
+    run, flags, share, compiled
+):
     code, out, errors = run(*SMALL, *flags)
     assert code == 0, errors
     assert f"{share} tasks a device" in out
-    assert out.count("  yes\n") == 4  # As given, another chunk, two more rungs.
+    assert out.count("  yes\n") == compiled
     assert out.splitlines()[-1] == "Recommended: the flags as they are."
 
 

@@ -102,16 +102,15 @@ def test_a_step_that_is_not_finite_leaves_the_last_good_state():
     state, metrics = mj.train(step, state, SAMPLER, num_tasks=2, num_steps=6)
     assert int(state.step) == 3
     np.testing.assert_allclose(state.meta, -0.2, rtol=1e-5)
-    assert (
-        np.isfinite(metrics["loss"][:3]).all() and np.isnan(metrics["loss"][3:]).all()
-    )
+    loss = np.asarray(metrics["loss"])
+    assert np.isfinite(loss[:3]).all() and np.isnan(loss[3:]).all()
 
 
 def test_a_state_owns_its_buffers(parts):
     """Meta-parameters that share an array, or are still held, survive donation."""
     _, step = parts
     model = mj.models.mlp([8], 1)
-    given = model.init(jax.random.key(1), jnp.ones((1, 1)))
+    given = jax.jit(model.init)(jax.random.key(1), np.ones((1, 1), np.float32))
     learner = mj.maml(
         model._replace(init=lambda key, inputs: given),
         losses.squared_error,
@@ -119,7 +118,7 @@ def test_a_state_owns_its_buffers(parts):
         1,
     )
     state = start(learner)
-    mj.train(step, state, SAMPLER, num_tasks=2, num_steps=1)
+    mj.train(step, state, SAMPLER, num_tasks=4, num_steps=3)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(given))
     optimizer = optax.contrib.prodigy()  # Its state starts as the parameters.
     step = mj.train_step(
@@ -157,15 +156,15 @@ def test_devices_share_training_and_the_drawing_of_tasks_in_one_program(
     state = jax.device_put(start(learner), jax.NamedSharding(mesh, jax.P()))
     checkpoints.save(tmp_path / "saved", 0, state)
     expected, _ = mj.train(
-        one_device, start(learner), SAMPLER, num_tasks=8, num_steps=4
+        one_device, start(learner), SAMPLER, num_tasks=4, num_steps=6
     )
-    compiled = mj.training.trace(step, state, SAMPLER, num_tasks=8, num_steps=2)
+    compiled = mj.training.trace(step, state, SAMPLER, num_tasks=4, num_steps=3)
     text = compiled.lower().compile().as_text()
     assert text.count(" all-reduce(") == 1 and "all-gather" not in text
     programs = mj.training._train._cache_size()
     state = checkpoints.restore(tmp_path / "saved", like=state)
     for _ in range(2):
-        state, _ = mj.train(step, state, SAMPLER, num_tasks=8, num_steps=2)
+        state, _ = mj.train(step, state, SAMPLER, num_tasks=4, num_steps=3)
     assert mj.training._train._cache_size() == programs + 1
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
@@ -238,13 +237,14 @@ def test_a_scheduled_step_is_the_step_of_the_estimator_at_that_time(parts):
     )
     step = mj.scheduled_step(
         lambda step: mj.estimators.before(
-            step, 2, mj.estimators.backprop(objective), zero
+            step, 3, mj.estimators.backprop(objective), zero
         ),
         OPTIMIZER,
     )
-    state, metrics = mj.train(step, start(learner), SAMPLER, num_tasks=2, num_steps=4)
-    _, expected = mj.train(first, start(learner), SAMPLER, num_tasks=2, num_steps=2)
-    np.testing.assert_allclose(metrics["loss"][:2], expected["loss"], rtol=1e-5)
-    assert (metrics["grad_norm"][:2] > 0).all()
-    np.testing.assert_array_equal(metrics["grad_norm"][2:], [0, 0])
-    assert int(state.step) == 4
+    state, metrics = mj.train(step, start(learner), SAMPLER, num_tasks=4, num_steps=5)
+    _, expected = mj.train(first, start(learner), SAMPLER, num_tasks=4, num_steps=3)
+    metrics = jax.device_get(metrics)
+    np.testing.assert_allclose(metrics["loss"][:3], expected["loss"], rtol=1e-5)
+    assert (metrics["grad_norm"][:3] > 0).all()
+    np.testing.assert_array_equal(metrics["grad_norm"][3:], [0, 0])
+    assert int(state.step) == 5

@@ -3,7 +3,6 @@
 from flax import nnx
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
