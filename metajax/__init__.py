@@ -32,6 +32,7 @@ from metajax.algorithms import reptile as reptile
 from metajax.algorithms import sequence_loss as sequence_loss
 from metajax.algorithms import warpgrad as warpgrad
 from metajax.base import Batch as Batch
+from metajax.base import Masked as Masked
 from metajax.base import MetaLearner as MetaLearner
 from metajax.base import Model as Model
 from metajax.base import Task as Task

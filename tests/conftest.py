@@ -65,8 +65,9 @@ def _forget_programs():
 def data_dir():
     """The directory of prepared TFDS data, which is only read."""
     path = Path(os.environ.get("TFDS_DATA_DIR") or SHARED / "tfds").expanduser()
-    if not (path / "omniglot").is_dir() or not (path / "mnist").is_dir():
-        pytest.skip(f"no prepared omniglot and mnist in {path}: set TFDS_DATA_DIR")
+    needed = ("omniglot", "mnist", "cifar100", "clinc_oos")
+    if not all((path / name).is_dir() for name in needed):
+        pytest.skip(f"not all of {', '.join(needed)} are in {path}: set TFDS_DATA_DIR")
     return path
 
 

@@ -13,12 +13,15 @@ STEPS = 5
 
 def stepwise_mean():
     """Adapts to partial sums of the support targets: adapted is [steps]."""
+
+    def predict(meta, adapted, inputs):
+        inputs = inputs.inputs if isinstance(inputs, mj.Masked) else inputs
+        return jax.vmap(lambda level: jnp.full(inputs.shape, level))(adapted)
+
     return mj.MetaLearner(
         init=lambda key, inputs: jnp.float32(0.0),
         adapt=lambda key, meta, support: meta + jnp.cumsum(support.targets[:, 0]),
-        predict=lambda meta, adapted, inputs: jax.vmap(
-            lambda level: jnp.full(inputs.shape, level)
-        )(adapted),
+        predict=predict,
     )
 
 

@@ -168,7 +168,7 @@ def idf(data: ClassArrays, vocabulary: int) -> np.ndarray:
       `[vocabulary]`, float32, at least 1, and the more the rarer.
 
     Raises:
-      ValueError: if an id is not below `vocabulary`.
+      ValueError: if the data is no text, or an id is not below `vocabulary`.
 
     Source:
       Sparck Jones 1972, smoothed so that tokens never met have a finite weight.
@@ -178,6 +178,11 @@ def idf(data: ClassArrays, vocabulary: int) -> np.ndarray:
       >>> np.unique(idf(data, 64))  # "a", "b", and all others
       array([1.       , 1.4054651, 2.0986123], dtype=float32)
     """
+    if data.inputs.ndim != 2 or data.inputs.dtype != np.int32:
+        raise ValueError(
+            "idf needs texts as int32 ids [examples, length], as from from_texts: got "
+            f"{data.inputs.dtype} {data.inputs.shape}."
+        )
     kept = np.concatenate([row[:n] for row, n in zip(data.rows, data.counts)])
     ids = np.sort(np.asarray(data.inputs)[kept], axis=1)
     if ids.max() >= vocabulary:

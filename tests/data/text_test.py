@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
+from metajax.data.few_shot import from_arrays
 from metajax.data.text import from_texts, idf, ngrams, split_words, words
 
 
@@ -125,3 +126,9 @@ def test_idf_of_a_smaller_vocabulary_is_refused():
     data = from_texts(["a b c d"], [0], encode=words())
     with pytest.raises(ValueError, match="a vocabulary of 64 ends at 63"):
         idf(data, 64)
+
+
+def test_rarity_is_for_texts():
+    images = from_arrays(np.zeros((4, 3, 3, 1), np.uint8), [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="needs texts as int32 ids"):
+        idf(images, 8)
