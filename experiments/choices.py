@@ -13,6 +13,8 @@ class Traits(NamedTuple):
         own, so that no flag chooses it.
       rests: whether its inner loop may come to rest, so that --adjoint=implicit suits.
       estimator: that of its meta-gradient by default.
+      moves: whether what inner steps move is what is meta-learned, so that
+        --estimator=displacement suits.
       any_ways: whether it classifies with no parameter that depends on the ways, so that
         they may differ in evaluation.
     """
@@ -22,11 +24,16 @@ class Traits(NamedTuple):
     adjoint: str | None = "unroll"
     rests: bool = False
     estimator: str = "backprop"
+    moves: bool = True
     any_ways: bool = False
 
 
+def _without_inner_steps(*reads: str) -> Traits:
+    return Traits(reads, inner_steps=False, adjoint=None, moves=False)
+
+
 def _fitting_a_head(*reads: str) -> Traits:
-    return Traits(reads, inner_steps=False, adjoint=None, any_ways=True)
+    return _without_inner_steps(*reads)._replace(any_ways=True)
 
 
 LEARNERS = {
@@ -40,24 +47,22 @@ LEARNERS = {
     "cavia": Traits(("num_context",), rests=True),
     "imaml": Traits(("adapted", "regularization"), adjoint="implicit", rests=True),
     "maml_plus_plus": Traits(("adapted", "per_step", "multi_step_loss")),
-    "warpgrad": Traits(adjoint=None),
+    "warpgrad": Traits(adjoint=None, moves=False),
     "protonet": _fitting_a_head(),
     "matching_net": _fitting_a_head(),
     "relation_net": _fitting_a_head("relation"),
     "r2d2": _fitting_a_head(),
     "metaoptnet": _fitting_a_head("regularization"),
     "meta_baseline": _fitting_a_head(),
-    "in_context": Traits(
-        ("reader", "reader_width", "reader_layers", "reader_heads"),
-        inner_steps=False,
-        adjoint=None,
+    "in_context": _without_inner_steps(
+        "reader", "reader_width", "reader_layers", "reader_heads"
     ),
-    "hypernetwork": Traits(("code", "generated"), inner_steps=False, adjoint=None),
-    "baseline": Traits(("new_head",), adjoint=None, any_ways=True),
+    "hypernetwork": _without_inner_steps("code", "generated"),
+    "baseline": Traits(("new_head",), adjoint=None, moves=False, any_ways=True),
 }
 
 
-def readers(flag: str) -> list[str]:
+def learners_reading(flag: str) -> list[str]:
     """The learners that read a flag which not every one does."""
     return [name for name, traits in LEARNERS.items() if flag in traits.reads]
 

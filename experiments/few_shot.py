@@ -360,6 +360,10 @@ def _somewhere(values):
     return values["workdir"] or values["dry_run"]
 
 
+def _traits(f) -> choices.Traits:
+    return choices.LEARNERS[f["learner"]]
+
+
 @flags.multi_flags_validator(
     ["learner", "warp", "inner_steps"],
     "--learner=warpgrad needs --warp and at least one of --inner_steps",
@@ -376,9 +380,7 @@ def _warped(values):
     "--learner=warpgrad and learners without inner steps have not",
 )
 def _displaced(values):
-    moved = choices.LEARNERS[values["learner"]].inner_steps
-    moved &= values["learner"] not in ("warpgrad", "baseline")
-    return moved or values["estimator"] != "displacement"
+    return _traits(values).moves or values["estimator"] != "displacement"
 
 
 @flags.multi_flags_validator(
@@ -400,10 +402,6 @@ def _is_implicit(f) -> bool:
     return choices.adjoint(f["learner"], f["adjoint"]) == "implicit"
 
 
-def _learns_by(f, *traits: str) -> bool:
-    return any(getattr(choices.LEARNERS[f["learner"]], trait) for trait in traits)
-
-
 # Flags that only some runs read, and for which runs they are.
 _FOR = {
     (
@@ -415,14 +413,14 @@ _FOR = {
         "select_inner_steps",
     ): (
         "learners that take inner steps",
-        lambda f: _learns_by(f, "inner_steps"),
+        lambda f: _traits(f).inner_steps,
     ),
     ("adjoint",): (
         "learners whose derivative is not their own, with --estimator=backprop",
         # Runs of the time when unroll was the default have it in their flags.
         lambda f: (
             f["adjoint"] == "unroll"
-            or (_learns_by(f, "adjoint") and _estimates_by(f) == "backprop")
+            or (_traits(f).adjoint and _estimates_by(f) == "backprop")
         ),
     ),
     ("last", "remat"): (
@@ -448,11 +446,15 @@ _READ_BY = sorted({flag for t in choices.LEARNERS.values() for flag in t.reads})
 
 
 @flags.multi_flags_validator(
-    [
-        *("learner", "inner_steps", "estimator", "ways", "eval_ways"),
-        *(name for names in _FOR for name in names if name != "inner_steps"),
-        *(name for name in _READ_BY if name != "multi_step_loss"),
-    ]
+    list(
+        dict.fromkeys(
+            [
+                *("learner", "inner_steps", "estimator", "ways", "eval_ways"),
+                *(name for names in _FOR for name in names),
+                *_READ_BY,
+            ]
+        )
+    )
 )
 def _read(values):
     for names, (what, reads) in _FOR.items():
@@ -461,13 +463,13 @@ def _read(values):
                 # Not a ValidationError, to which absl would add all these flags.
                 raise flags.IllegalFlagValueError(f"--{name} is for {what}")
     for name in _READ_BY:
-        readers = choices.readers(name)
-        if values[name] != FLAGS[name].default and values["learner"] not in readers:
+        learners = choices.learners_reading(name)
+        if values[name] != FLAGS[name].default and values["learner"] not in learners:
             raise flags.IllegalFlagValueError(
-                f"--{name} is for --learner={', '.join(readers)}"
+                f"--{name} is for --learner={', '.join(learners)}"
             )
     if values["eval_ways"] not in (None, values["ways"]):
-        if not _learns_by(values, "any_ways"):
+        if not _traits(values).any_ways:
             free = [name for name, t in choices.LEARNERS.items() if t.any_ways]
             raise flags.IllegalFlagValueError(
                 f"--eval_ways other than --ways is for --learner={', '.join(free)}"
@@ -482,7 +484,7 @@ def _read(values):
     "does not depend on the initialisation or the rates that the others learn",
 )
 def _implicit(values):
-    return values["adjoint"] != "implicit" or _learns_by(values, "rests")
+    return values["adjoint"] != "implicit" or _traits(values).rests
 
 
 @flags.multi_flags_validator(
@@ -490,7 +492,7 @@ def _implicit(values):
     "--data=sinusoid is no classification, which this --learner needs",
 )
 def _classifies(values):
-    return values["data"] != "sinusoid" or not _learns_by(values, "any_ways")
+    return values["data"] != "sinusoid" or not _traits(values).any_ways
 
 
 @flags.multi_flags_validator(

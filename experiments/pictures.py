@@ -207,7 +207,8 @@ def classification(
     axes[0, 0].imshow(counts, cmap="Blues")
     if ways <= 10:
         for (row, column), count in np.ndenumerate(counts):
-            axes[0, 0].text(column, row, count, ha="center", va="center")
+            color = "white" if count > counts.max() / 2 else "black"
+            axes[0, 0].text(column, row, count, ha="center", va="center", color=color)
     share = np.trace(counts) / counts.sum()
     axes[0, 0].set(
         xlabel="predicted", ylabel="label", title=f"queries, {share:.0%} right"

@@ -270,7 +270,8 @@ def _report(config, workdir, experiment, progress) -> None:
     results = _test(config, experiment, progress)
     summary = _summary(config, progress, results)
     pictures.curves(workdir / "metrics.jsonl", workdir / "curves.png")
-    pictures.adaptation(results, workdir / "result.png")
+    if len(results) > 1:  # Else there are no inner steps to draw it against.
+        pictures.adaptation(results, workdir / "result.png")
     if getattr(progress.best, "rates", None) is not None:
         draw = pictures.rates_by_step if "rates" in config.per_step else pictures.rates
         draw(progress.best.rates, workdir / "rates.png")

@@ -73,7 +73,7 @@ def fitting_head(
 ) -> MetaLearner:
     """A meta-learner that fits a head to the features of the support examples.
 
-        head = fit(meta, apply(params, support.inputs), memberships(support.targets))
+        head = fit(meta, apply(params, support.shown), memberships(support.targets))
         predict(meta, adapted, inputs) = logits(meta, head, apply(params, inputs))
 
     Args:
@@ -95,6 +95,7 @@ def fitting_head(
 
     def adapt(key: Key, meta: MetaParams, support: Batch) -> Fitted:
         del key  # Nothing is random.
+        # By the same pass as the calibration, whose statistics are those of this batch.
         features = model.apply(params_of(meta), support.shown)
         members = heads.memberships(support.targets, ways, support.mask, features.dtype)
         params = model.calibrate(params_of(meta), support.shown)
@@ -173,6 +174,11 @@ def descend(rates: PyTree, *, per_step: bool = False) -> optax.GradientTransform
         return trees.map_given(lambda grad, rate: -rate * grad, grads, now), count + 1
 
     return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+def side_by_side(inputs: jax.Array, others: jax.Array) -> jax.Array:
+    """Flattened inputs, and vectors beside them, `[examples, features]`."""
+    return jnp.concatenate([inputs.reshape(len(inputs), -1), others], axis=1)
 
 
 def at_step(per_step: PyTree, step: jax.Array | int) -> PyTree:

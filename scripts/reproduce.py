@@ -119,7 +119,7 @@ RUNS = [
     Run("cifar_fs_5way_1shot_protonet", tests=_FIVE_SHOTS, published="55.5"),
     Run("cifar_fs_5way_1shot_r2d2", tests=_FIVE_SHOTS, published="62.3"),
     Run("cifar_fs_5way_1shot_maml", tests=_FIVE_SHOTS, published="58.9"),
-    Run("cifar_fs_baseline", tests=_FIVE_SHOTS),
+    Run("cifar_fs_5way_1shot_baseline", tests=_FIVE_SHOTS),
     *(
         Run(
             f"clinc150_5way_1shot_{learner}_{fold}",

@@ -58,11 +58,8 @@ STEPLESS = {
     "hypernetwork",
     "in_context",
 }
-UNTAUGHT = {
-    "relation_net",
-    "hypernetwork",
-    "in_context",
-}  # Before training they know no labels.
+# Before training they know no labels.
+UNTAUGHT = {"relation_net", "hypernetwork", "in_context"}
 
 
 def random_task(key):

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from metajax import heads, trees
 from metajax.base import Batch, Key, MetaLearner, Model, Params, PyTree
-from metajax.learners import adapting_params
+from metajax.learners import adapting_params, side_by_side
 
 
 class Hypernetwork(NamedTuple):
@@ -96,7 +96,7 @@ def hypernetwork(
             )
         if ways is None:
             outputs = jax.eval_shape(model.apply, params, inputs)
-            inputs = _side_by_side(inputs, jnp.zeros(outputs.shape, outputs.dtype))
+            inputs = side_by_side(inputs, jnp.zeros(outputs.shape, outputs.dtype))
         embedded = embedding.init(keys[1], inputs)
         features = embedding.apply(embedded, inputs)
         generating = generator.init(keys[2], features)
@@ -134,17 +134,13 @@ def _codes(
     """Codes of the classes, `[classes, rank]`, and that of the support set, `[rank]`."""
     labels = support.targets
     if ways is None:
-        support = support._replace(inputs=_side_by_side(support.inputs, labels))
+        support = support._replace(inputs=side_by_side(support.inputs, labels))
         labels = jnp.zeros(len(labels), int)
     features = embedding.apply(meta.embedding, support.shown)
     members = heads.memberships(labels, ways or 1, support.mask, features.dtype)
     codes = generator.apply(meta.generator, heads.class_means(features, members))
     shown = (members.sum(axis=0) > 0).astype(codes.dtype)
     return codes, heads.class_means(codes, shown[:, None])[0]
-
-
-def _side_by_side(inputs: jax.Array, targets: jax.Array) -> jax.Array:
-    return jnp.concatenate([inputs.reshape(len(inputs), -1), targets], axis=1)
 
 
 def _normal(key: Key, tree: PyTree, shape: Callable) -> PyTree:

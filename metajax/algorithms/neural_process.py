@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from metajax import heads
 from metajax.base import Batch, Key, Masked, MetaLearner, Model, Params, PyTree
+from metajax.learners import side_by_side
 
 
 class NeuralProcess(NamedTuple):
@@ -135,9 +136,9 @@ def _neural_process(encoder, decoder, keys, outputs, min_std, adapt, known):
 
     def init(key: Key, inputs: jax.Array) -> NeuralProcess:
         *model_keys, keys_key = jax.random.split(key, 3)
-        pairs = _side_by_side(inputs, jnp.zeros((len(inputs), outputs), inputs.dtype))
+        pairs = side_by_side(inputs, jnp.zeros((len(inputs), outputs), inputs.dtype))
         encoding = encoder.init(model_keys[0], pairs)
-        asked = _side_by_side(inputs, encoder.apply(encoding, pairs))
+        asked = side_by_side(inputs, encoder.apply(encoding, pairs))
         decoding = decoder.init(model_keys[1], asked)
         return NeuralProcess(
             encoding, decoding, None if keys is None else keys.init(keys_key, inputs)
@@ -145,7 +146,7 @@ def _neural_process(encoder, decoder, keys, outputs, min_std, adapt, known):
 
     def predict(meta: NeuralProcess, adapted: PyTree, inputs: PyTree):
         inputs = inputs.inputs if isinstance(inputs, Masked) else inputs
-        asked = _side_by_side(inputs, known(meta, adapted, inputs))
+        asked = side_by_side(inputs, known(meta, adapted, inputs))
         mean, raw = jnp.split(decoder.apply(meta.decoder, asked), 2, axis=1)
         return mean, min_std + (1 - min_std) * jax.nn.softplus(raw)
 
@@ -153,9 +154,5 @@ def _neural_process(encoder, decoder, keys, outputs, min_std, adapt, known):
 
 
 def _encode(encoder: Model, meta: NeuralProcess, support: Batch) -> jax.Array:
-    pairs = _side_by_side(support.inputs, support.targets)
+    pairs = side_by_side(support.inputs, support.targets)
     return encoder.apply(meta.encoder, pairs)
-
-
-def _side_by_side(inputs: jax.Array, others: jax.Array) -> jax.Array:
-    return jnp.concatenate([inputs.reshape(len(inputs), -1), others], axis=1)

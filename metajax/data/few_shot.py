@@ -315,6 +315,14 @@ class FewShot:
         return jnp.asarray(members[large, : sizes.max()])[group, picks]
 
 
+def shown_first(batch: Batch, shots: int) -> Task:
+    """A task of one batch: its first examples are the support, the rest the query."""
+    return Task(
+        jax.tree.map(lambda leaf: leaf[:shots], batch),
+        jax.tree.map(lambda leaf: leaf[shots:], batch),
+    )
+
+
 def _class_by_class(inputs: jax.Array) -> Batch:
     """Flattens [ways, examples, ...] to [ways * examples, ...], with labels."""
     ways, examples = inputs.shape[:2]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Batch, Key, Task
+from metajax.data.few_shot import shown_first
 
 
 @jax.tree_util.register_dataclass
@@ -61,9 +62,9 @@ class GaussianProcess:
         )
         covariance = self._kernel(points, points) + self._noise(len(points))
         normal = jax.random.normal(target_key, (len(points), 1))
-        both = Batch(points, jnp.linalg.cholesky(covariance) @ normal)
-        support = jax.tree.map(lambda leaf: leaf[: self.shots], both)
-        return Task(support, jax.tree.map(lambda leaf: leaf[self.shots :], both))
+        return shown_first(
+            Batch(points, jnp.linalg.cholesky(covariance) @ normal), self.shots
+        )
 
     def posterior(
         self, support: Batch, inputs: jax.Array

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
+from functools import cache, partial
 
 import jax
 import numpy as np
@@ -51,29 +52,18 @@ class FromHost:
     def __post_init__(self):
         if self.num_threads < 1:
             raise ValueError(f"num_threads must be at least 1: got {self.num_threads}.")
-        first, second = (_shapes(self._one([seed])) for seed in (0, 1))
-        if first != second:
-            raise ValueError(
-                "FromHost needs tasks of the same shapes and dtypes, with masks where "
-                f"they differ in size: got {first} and {second}."
-            )
+        _shapes(self.make)
 
     def __call__(self, key: Key) -> Task:
-        shapes = _shapes(self._one([0]))
-        return jax.pure_callback(
-            self._many, shapes, jax.random.key_data(key), vmap_method="expand_dims"
-        )
-
-    def _one(self, seed) -> Task:
-        task = self.make(np.random.default_rng(seed))
-        return jax.tree.map(_as_device_would, task)
+        seeds, shapes = jax.random.key_data(key), _shapes(self.make)
+        return jax.pure_callback(self._many, shapes, seeds, vmap_method="expand_dims")
 
     def _many(self, seeds: jax.Array) -> Task:
         """One task a seed, `[..., words]`; the leaves have the leading axes, too."""
         seeds = np.asarray(seeds)
         each = seeds.reshape(-1, seeds.shape[-1])
         with ThreadPoolExecutor(self.num_threads) as threads:
-            tasks = list(threads.map(self._one, each))
+            tasks = list(threads.map(partial(_task, self.make), each))
         return jax.tree.map(
             lambda *leaves: np.stack(leaves).reshape(
                 *seeds.shape[:-1], *leaves[0].shape
@@ -82,10 +72,27 @@ class FromHost:
         )
 
 
-def _as_device_would(leaf) -> np.ndarray:
-    leaf = np.asarray(leaf)
-    return leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+def _task(make: MakeTask, seed) -> Task:
+    """The task of a seed, in the dtypes that the device would give it."""
+
+    def cast(leaf) -> np.ndarray:
+        leaf = np.asarray(leaf)
+        return leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+    return jax.tree.map(cast, make(np.random.default_rng(seed)))
 
 
-def _shapes(task: Task) -> Task:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), task)
+@cache  # JAX makes a sampler anew whenever it is an argument.
+def _shapes(make: MakeTask) -> Task:
+    first, second = (
+        jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _task(make, [seed])
+        )
+        for seed in (0, 1)
+    )
+    if first != second:
+        raise ValueError(
+            "FromHost needs tasks of the same shapes and dtypes, with masks where they "
+            f"differ in size: got {first} and {second}."
+        )
+    return first

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Batch, Key, Task
+from metajax.data.few_shot import shown_first
 
 
 @jax.tree_util.register_dataclass
@@ -55,9 +56,9 @@ class LinearRegression:
         inputs = jax.random.normal(input_key, (self.shots + self.queries, self.dim))
         weights = jax.random.normal(weight_key, (self.dim, 1))
         noise = jax.random.normal(noise_key, (len(inputs), 1))
-        both = Batch(inputs, inputs @ weights + self.noise_std * noise)
-        support = jax.tree.map(lambda leaf: leaf[: self.shots], both)
-        return Task(support, jax.tree.map(lambda leaf: leaf[self.shots :], both))
+        return shown_first(
+            Batch(inputs, inputs @ weights + self.noise_std * noise), self.shots
+        )
 
 
 def least_squares(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Batch, Key, Task
-from metajax.data.few_shot import ClassArrays, distinct
+from metajax.data.few_shot import ClassArrays, distinct, shown_first
 
 
 @jax.tree_util.register_dataclass
@@ -84,9 +84,7 @@ class Projections:
         pixels = inputs.shape[1]
         weights = jax.random.normal(weight_key, (pixels, pixels)) / pixels**0.5
         names = jax.random.permutation(name_key, self.data.num_classes)
-        both = Batch(inputs @ weights, names[classes])
-        support = jax.tree.map(lambda leaf: leaf[: self.shots], both)
-        return Task(support, jax.tree.map(lambda leaf: leaf[self.shots :], both))
+        return shown_first(Batch(inputs @ weights, names[classes]), self.shots)
 
     def _examples(self, key: Key) -> tuple[jax.Array, jax.Array]:
         """Distinct examples, as vectors of mean 0 and variance 1, and their classes."""
