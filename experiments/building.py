@@ -38,7 +38,7 @@ class Progress(NamedTuple):
 def build(config) -> tuple[Experiment, Progress]:
     """The components, and the progress of a run that has not begun."""
     problem = components.DATA[config.data](config)
-    problem = problem._replace(train=jax.device_put(problem.train))
+    problem = problem._replace(train=place(config, jax.device_put(problem.train)))
     evaluated = {
         0,
         *choices.eval_inner_steps(config),
@@ -84,7 +84,9 @@ def training_step(config, problem: components.Problem) -> training.TrainStep:
     """The outer step that the flags name."""
     optimizer = _outer_optimizer(config)
     if not config.first_order_until and not config.multi_step_loss:
-        return mj.train_step(_estimator(config, problem), optimizer)
+        return mj.train_step(
+            _estimator(config, problem), optimizer, max_skipped=config.max_skipped
+        )
 
     def meta_grad_at(step):
         then = _estimator(config, problem, step)
@@ -93,7 +95,7 @@ def training_step(config, problem: components.Problem) -> training.TrainStep:
         first = _estimator(changed(config, last=0), problem, step)
         return mj.estimators.before(step, config.first_order_until, first, then)
 
-    return mj.scheduled_step(meta_grad_at, optimizer)
+    return mj.scheduled_step(meta_grad_at, optimizer, max_skipped=config.max_skipped)
 
 
 def changed(config, **flags) -> SimpleNamespace:
@@ -108,13 +110,19 @@ def place(config, tree: PyTree) -> PyTree:
     mesh = _mesh(config)
     if mesh is None:
         return tree
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, everywhere)
+    # device_put reaches no other process; a program does.
+    return jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=everywhere)(tree)
 
 
 def num_devices(config) -> int:
     """The devices that share the tasks: those asked for, or as many as are of use."""
     chunk = config.tasks_per_chunk or 1
     available = range(1, min(jax.device_count(), config.num_tasks) + 1)
+    if jax.process_count() > 1:  # None of them can be left out.
+        available = [jax.device_count()]
     fitting = [n for n in available if _share(config, n) % chunk == 0]
     number = config.num_devices or min(fitting, key=partial(_share, config))
     if number not in fitting:
@@ -147,14 +155,27 @@ def trace(config, experiment: Experiment, state: mj.TrainState) -> jax.stages.Tr
         state,
         experiment.problem.train,
         num_tasks=config.num_tasks,
-        num_steps=steps_ahead(config, int(state.step)),
+        at_most=config.log_every_steps,
     )
 
 
-def steps_ahead(config, step: int) -> int:
-    """Outer steps until there is something to log, to validate, or the end."""
-    until_eval = config.eval_every_steps - step % config.eval_every_steps
-    return min(config.log_every_steps, until_eval, config.num_steps - step)
+def steps_to_line(config, step: int, since: int) -> int:
+    """Outer steps until there is something to log, to validate, or the end.
+
+    Args:
+      config: the flags.
+      step: outer steps taken.
+      since: how many of them since the line before; 0 if that is at `step`.
+    """
+    last = step - since
+    until_eval = config.eval_every_steps - last % config.eval_every_steps
+    line = min(last + config.log_every_steps, last + until_eval, config.num_steps)
+    return max(line - step, 0)
+
+
+def validates(config, step: int) -> bool:
+    """Whether it is time for a validation and a checkpoint."""
+    return step % config.eval_every_steps == 0 or step == config.num_steps
 
 
 def _learner(config, problem: components.Problem, num_steps: int) -> mj.MetaLearner:

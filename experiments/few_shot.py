@@ -21,6 +21,19 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Where the run writes; made if absent.")
 flags.DEFINE_enum("platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to run.")
 flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Share the tasks with the other processes of this Slurm or Open MPI job, Kubernetes "
+    "job or TPU pod, each of which is started with the same flags.",
+)
+flags.DEFINE_string(
+    "coordinator",
+    None,
+    "Likewise anywhere else: host:port of the first of --num_processes.",
+)
+flags.DEFINE_integer("num_processes", None, "Processes that --coordinator awaits.", 1)
+flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", 0)
+flags.DEFINE_bool(
     "eval_only", False, "Evaluate the run saved in --workdir, on --num_test_tasks."
 )
 flags.DEFINE_bool(
@@ -346,11 +359,30 @@ flags.DEFINE_integer("log_every_steps", 100, "Outer steps between lines.", 1)
 flags.DEFINE_integer(
     "eval_every_steps", 1000, "Outer steps between validations and checkpoints.", 1
 )
+flags.DEFINE_integer("keep_checkpoints", 2, "The newest checkpoints are kept.", 1)
+flags.DEFINE_integer(
+    "max_skipped",
+    10,
+    "Outer steps in a row that are skipped, their loss or gradient not being finite, "
+    "before training stops.",
+    0,
+)
 flags.DEFINE_integer("num_validation_tasks", 600, "Tasks to choose by.", 2)
 flags.DEFINE_integer("num_test_tasks", 600, "Unseen tasks to report.", 2)
 flags.DEFINE_integer(
     "eval_tasks_per_chunk", 100, "Tasks held at a time in evaluation.", 1
 )
+
+
+@flags.multi_flags_validator(
+    ["coordinator", "num_processes", "process_id"],
+    "--coordinator, --num_processes and --process_id are set together, and processes are "
+    "numbered from 0",
+)
+def _all_of_them(values):
+    number, index = values["num_processes"], values["process_id"]
+    are_set = [value is not None for value in values.values()]
+    return not any(are_set) or (all(are_set) and index < number)
 
 
 @flags.multi_flags_validator(
@@ -610,7 +642,7 @@ def main(argv: list[str]) -> None:
 
     from experiments import startup
 
-    if jax.config.jax_num_cpu_devices < 0:
+    if jax.config.jax_num_cpu_devices < 0 and FLAGS.num_processes is None:
         jax.config.update("jax_num_cpu_devices", startup.num_cores())
     from experiments import runner
 

@@ -13,7 +13,6 @@ from experiments.building import (
     build,
     changed,
     num_devices,
-    steps_ahead,
     tasks_per_device,
     trace,
     training_step,
@@ -90,7 +89,7 @@ def _measure(
     config = changed(config, **changes)
     step = training_step(config, experiment.problem)
     traced = trace(config, experiment._replace(step=step), state)
-    flops = matmul_flops(traced.jaxpr) / steps_ahead(config, 0)
+    flops = matmul_flops(traced.jaxpr)
     try:
         temporaries, total = _bytes(traced.lower().compile(), config)
     except jax.errors.JaxRuntimeError as error:

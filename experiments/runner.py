@@ -1,5 +1,6 @@
 """One run from top to bottom: build, train, choose on validation tasks, report."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -8,21 +9,20 @@ import time
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments import building, choices, planning, startup, workdirs
+from experiments import building, choices, planning, processes, startup, workdirs
 from experiments.building import Progress
+from experiments.loop import NonFinite, Since, draw_tasks, train
+from experiments.signals import Signals, Stopped
 import metajax as mj
-from metajax import checkpoints, logs, trees
+from metajax import checkpoints, trees
 
-BAD_CONFIGURATION, NON_FINITE, OUT_OF_MEMORY = 2, 3, 4  # Exit codes.
-
-# Relative residuals above which a run warns.
-_FAR_FROM_REST, _POORLY_SOLVED = 0.1, 0.1
+# Exit codes, beside processes.LOST_PEER, and 128 and its number for a signal.
+BAD_CONFIGURATION, NON_FINITE, OUT_OF_MEMORY, UNWRITABLE = 2, 3, 4, 5
 
 # The tasks that every run with the same data, ways, shots and queries is judged on.
-_VALIDATION_SEED, _TEST_SEED = 1_000_001, 1_000_002
+_TEST_SEED = 1_000_002
 
 
 def run(config, started: float | None = None) -> int:
@@ -33,40 +33,65 @@ def run(config, started: float | None = None) -> int:
       started: when the command began, by `time.time`; now if None.
     """
     clock = startup.Clock(started or time.time())
-    logs.hide_checkpoint_chatter()
     startup.use_cache(config.compilation_cache)
-    try:
-        return _run(config, clock)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not planning.is_out_of_memory(error):
-            raise
+    with Signals() as signals, contextlib.ExitStack() as held:
+        try:
+            code = _run(config, clock, signals, held)
+        except Exception as error:
+            code = _explained(config, error)
+            if code is None:
+                processes.leave_after(error)
+                raise
+    return processes.leave(code)
+
+
+def _explained(config, error: Exception) -> int | None:
+    """Says in one line what has ended the run; the exit code, or None if it is a bug."""
+    if isinstance(error, Stopped):
+        print(f"Stopped by {error}: the same command goes on.", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, NonFinite):
+        print(f"Error: {error}", file=sys.stderr)
+        return NON_FINITE
+    if planning.is_out_of_memory(error):
         print(planning.advice(config, error), file=sys.stderr)
         return OUT_OF_MEMORY
+    if isinstance(error, OSError):
+        print(
+            f"Error: {error.filename or config.workdir} cannot be written: "
+            f"{error.strerror}. What was saved before is whole: make room, or keep fewer "
+            "--keep_checkpoints; the same command goes on.",
+            file=sys.stderr,
+        )
+        return UNWRITABLE
+    return None
 
 
-def _run(config, clock: startup.Clock) -> int:
+def _run(
+    config, clock: startup.Clock, signals: Signals, held: contextlib.ExitStack
+) -> int:
     workdir = Path(config.workdir or "")
     try:
-        device = _select_platform(config.platform)
+        device = _select_platform(config)
         if config.dry_run:
             planning.dry_run(config, device)
             return 0
         if config.eval_only:
             workdirs.adopt_flags(config, workdir)
         else:
-            workdirs.check(config, workdir)
+            processes.on_first(workdirs.check, config, workdir, held)
         experiment, progress = building.build(config)
-        saved = checkpoints.restore(workdir / "checkpoints", progress)
+        saved = _restore(config, workdir, progress)
         if config.eval_only and saved is None:
             raise ValueError(f"{workdir} has no checkpoint to evaluate yet.")
         if saved:
-            progress = building.place(config, saved)
+            progress = saved.tree
         elif config.initial_params:
             progress = building.start_from_file(config, progress.state)
         # Finds what cannot be differentiated, before it is compiled or anything written.
         program = building.trace(config, experiment, progress.state)
         if not config.eval_only:
-            workdirs.claim(config, workdir)
+            processes.on_first(workdirs.claim, config, workdir, held)
     except (ValueError, OSError, mj.data.DataError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
@@ -74,24 +99,46 @@ def _run(config, clock: startup.Clock) -> int:
     if config.eval_only:
         _evaluate_again(config, workdir, experiment, progress)
         return 0
-    workdirs.write_record(workdir, device)
+    processes.on_first(workdirs.write_record, workdir, device)
     if int(progress.state.step) < config.num_steps:
         planning.check_memory(program.lower().compile(), config)
-    progress, finished = train(config, workdir, experiment, progress, clock)
-    checkpoints.save(workdir / "checkpoints", int(progress.state.step), progress)
-    if not finished:
-        return NON_FINITE
+    since = Since(**saved.notes) if saved and saved.notes else Since()
+    progress = train(config, workdir, experiment, progress, since, clock, signals)
     _report(config, workdir, experiment, progress)
     return 0
 
 
-def _select_platform(name: str) -> str:
+def _restore(
+    config, workdir: Path, progress: Progress
+) -> checkpoints.Checkpoint | None:
+    """The newest checkpoint, which the first process reads for all."""
+    fingerprint = {} if config.eval_only else workdirs.fingerprint(config)
+
+    def restore():
+        like = processes.local(progress)
+        directory = workdir / "checkpoints"
+        return checkpoints.restore(directory, like, fingerprint=fingerprint)
+
+    saved = processes.on_first(restore)
+    if not processes.share(np.int32(saved is not None)):
+        return None
+    saved = saved or checkpoints.Checkpoint(0, progress, None)
+    tree = building.place(config, processes.share(saved.tree))
+    step = int(tree.state.step)
+    logging.info("going on from step %d", step)
+    notes = processes.share_json(saved.notes)
+    return checkpoints.Checkpoint(step, tree, notes)
+
+
+def _select_platform(config) -> str:
     """Makes JAX use the platform asked for, or says that it is not there.
 
     JAX itself takes the best platform it finds, and falls back silently.
     """
+    name = config.platform
     if name == "cpu":
         jax.config.update("jax_platforms", "cpu")
+    processes.join(config)
     try:
         devices = jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX's own setting asks too much.
@@ -104,158 +151,8 @@ def _select_platform(name: str) -> str:
             f"--platform={name} was asked for, but JAX finds only {found} here: install "
             "the JAX that supports it, or use --platform=auto."
         )
-    return f"{len(devices)} {found} device(s), {devices[0].device_kind}"
-
-
-# Train
-
-
-def train(
-    config,
-    workdir: Path,
-    experiment: building.Experiment,
-    progress: Progress,
-    clock: startup.Clock,
-) -> tuple[Progress, bool]:
-    """Trains to the last step; False where loss or gradient stopped being finite."""
-    step = int(progress.state.step)
-    metric_log = logs.MetricLog(workdir, step)
-    with (
-        logs.progress_bar(config.num_steps, step) as bar,
-        checkpoints.background(workdir / "checkpoints") as save,
-    ):
-        while step < config.num_steps:
-            num_steps = building.steps_ahead(config, step)
-            progress, metrics = _advance(config, experiment, progress, num_steps)
-            if int(progress.state.step) < step + num_steps:
-                _explain_non_finite(config, progress.state, metrics)
-                return progress, False
-            step += num_steps
-            means = {name: np.mean(values) for name, values in metrics.items()}
-            if clock.runs:
-                seconds = config.num_tasks * num_steps / means["tasks_per_second"]
-                logging.info(clock.stop(seconds, num_steps))
-                _draw_tasks(experiment, workdir)
-            _warn_of_residuals(means)
-            validates = step % config.eval_every_steps == 0 or step == config.num_steps
-            if validates:
-                progress, scores = _validate(config, experiment, progress)
-                means |= scores | _mean_rates(config, progress.state.meta)
-            # The line first: one without its checkpoint is dropped when resumed.
-            metric_log.write(step, means)
-            if validates:
-                save(step, progress)
-            bar.update(num_steps)
-            rate = f"{means['tasks_per_second']:.0f}"
-            bar.set_postfix({"loss": f"{means['train/loss']:.4f}", "tasks/s": rate})
-    metric_log.close()
-    return progress, True
-
-
-def _warn_of_residuals(means: dict[str, float]) -> None:
-    """Says where implicit differentiation assumes what is not so."""
-    left = means.get("train/inner_gradient", 0.0)
-    if left > _FAR_FROM_REST:
-        logging.log_first_n(
-            logging.WARNING,
-            "--adjoint=implicit takes the inner loop to have come to rest, but %.2g of "
-            "the gradient is left after it: the meta-gradient may be far off. Take more "
-            "--inner_steps, a larger --inner_rate or --regularization.",
-            1,
-            left,
-        )
-    residual = means.get("train/solver_residual", 0.0)
-    if residual > _POORLY_SOLVED:
-        logging.log_first_n(
-            logging.WARNING,
-            "the solver of --adjoint=implicit leaves a relative residual of %.2g: take "
-            "more --solver_iterations or some --damping.",
-            1,
-            residual,
-        )
-
-
-def _draw_tasks(experiment, workdir) -> None:
-    from experiments import pictures  # Not earlier: matplotlib takes long to import.
-
-    pictures.task_sheet(experiment.problem.train, workdir / "tasks.png")
-
-
-def _advance(config, experiment, progress, num_steps) -> tuple[Progress, dict]:
-    """Takes outer steps; the metrics are one value a step."""
-    started = time.perf_counter()
-    state, metrics = mj.train(
-        experiment.step,
-        progress.state,
-        experiment.problem.train,
-        num_tasks=config.num_tasks,
-        num_steps=num_steps,
-    )
-    metrics = {f"train/{name}": v for name, v in jax.device_get(metrics).items()}
-    seconds = time.perf_counter() - started
-    progress = progress._replace(state=state, seconds=progress.seconds + seconds)
-    return progress, metrics | {
-        "seconds": float(progress.seconds),
-        "tasks_per_second": config.num_tasks * num_steps / seconds,
-    }
-
-
-def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]:
-    """Scores the parameters on the validation tasks, and keeps the best ones."""
-    results = [
-        mj.evaluate(
-            experiment.objectives[num_steps],
-            progress.state.meta,
-            experiment.problem.validation,
-            key=jax.random.key(_VALIDATION_SEED),
-            num_tasks=config.num_validation_tasks,
-            tasks_per_chunk=config.eval_tasks_per_chunk,
-        )
-        for num_steps in choices.select_inner_steps(config)
-    ]
-    means = {
-        f"validation/{name}": np.mean([result.values[name] for result in results])
-        for name in results[0].values
-    }
-    score = means.get("validation/accuracy", -means["validation/loss"])
-    score = np.nan_to_num(score, nan=-np.inf)
-    if score >= progress.best_score:
-        progress = progress._replace(
-            best=jax.tree.map(jnp.copy, progress.state.meta),
-            best_step=progress.state.step.copy(),
-            best_score=jnp.float32(score),
-        )
-    text = ", ".join(f"{name} {mean:.4f}" for name, mean in means.items())
-    logging.info("step %d: %s", int(progress.state.step), text)
-    return progress, means
-
-
-def _mean_rates(config, meta) -> dict[str, float]:
-    """The mean of the learned inner rates of each leaf (and step), if there are any."""
-    rates = jax.device_get(getattr(meta, "rates", None))
-    if "rates" in config.per_step:
-        rates = jax.tree.map(list, rates)
-    names = [f"rates/{path}".rstrip("/") for path in trees.leaf_paths(rates)]
-    return dict(zip(names, map(float, map(np.mean, jax.tree.leaves(rates)))))
-
-
-def _explain_non_finite(config, state, metrics) -> None:
-    loss, grad_norm = metrics["train/loss"], metrics["train/grad_norm"]
-    bad = -1  # Training does not go past such a step.
-    solver = ""
-    if "train/solver_residual" in metrics:
-        residual = metrics["train/solver_residual"][bad]
-        solver = (
-            f"; the solver left a residual of {residual:.2g}, which --damping, a larger "
-            "--regularization or --solver=gmres may mend"
-        )
-    print(
-        f"Error: step {int(state.step)} of seed {config.seed} has meta-loss {loss[bad]} "
-        f"and gradient norm {grad_norm[bad]}; the state before it is saved. Start anew "
-        "in another --workdir, with a smaller --inner_rate or --outer_rate, or fewer "
-        f"--inner_steps{solver}.",
-        file=sys.stderr,
-    )
+    number = f"{jax.process_count()} processes, " if processes.are_several() else ""
+    return f"{number}{len(devices)} {found} device(s), {devices[0].device_kind}"
 
 
 # Report
@@ -263,28 +160,31 @@ def _explain_non_finite(config, state, metrics) -> None:
 
 def _report(config, workdir, experiment, progress) -> None:
     """Tests the best parameters, and writes the table, every value, and pictures."""
+    results = _test(config, experiment, progress)
+    if not processes.is_first():
+        return
     from experiments import pictures
 
+    best = processes.local(progress.best)
     if not config.num_steps:  # Else training has drawn them.
-        _draw_tasks(experiment, workdir)
-    results = _test(config, experiment, progress)
+        draw_tasks(experiment, workdir)
     summary = _summary(config, progress, results)
     pictures.curves(workdir / "metrics.jsonl", workdir / "curves.png")
     if len(results) > 1:  # Else there are no inner steps to draw it against.
         pictures.adaptation(results, workdir / "result.png")
-    if getattr(progress.best, "rates", None) is not None:
+    if getattr(best, "rates", None) is not None:
         draw = pictures.rates_by_step if "rates" in config.per_step else pictures.rates
-        draw(progress.best.rates, workdir / "rates.png")
+        draw(best.rates, workdir / "rates.png")
     if isinstance(experiment.problem.test, mj.data.Sinusoid):
         picture = workdir / "predictions.png"
         test = experiment.problem.test
-        pictures.regression(experiment.learners, progress.best, test, picture)
+        pictures.regression(experiment.learners, best, test, picture)
     if "accuracy" in experiment.problem.metrics:
         learner = experiment.learners[max(choices.eval_inner_steps(config))]
         embedding = building.embedding(config, experiment.problem)
         picture, test = workdir / "task.png", experiment.problem.test
-        pictures.classification(learner, embedding, progress.best, test, picture)
-    trees.save(workdir / "best.npz", progress.best)
+        pictures.classification(learner, embedding, best, test, picture)
+    trees.save(workdir / "best.npz", best)
     _write(workdir, "result", summary, results)
 
 
@@ -292,6 +192,8 @@ def _evaluate_again(config, workdir, experiment, progress) -> None:
     """Tests a saved run, under a name that says which of its flags were changed."""
     changed = workdirs.differences(config, workdir)
     results = _test(config, experiment, progress)
+    if not processes.is_first():
+        return
     summary = _summary(config, progress, results) | {"changed": changed}
     name = hashlib.blake2b("\n".join(changed).encode(), digest_size=4).hexdigest()
     _write(workdir, f"eval-{name}" if changed else "eval", summary, results)

@@ -1,14 +1,17 @@
 """The directory of a run: whose it is, what made it, and what it found."""
 
 from collections.abc import Collection
+import contextlib
+import fcntl
 from importlib import metadata
 import json
+import os
 from pathlib import Path
 import platform
 import subprocess
 import sys
 
-from absl import flags
+from absl import flags, logging
 
 from experiments import choices
 
@@ -25,9 +28,16 @@ _FREE = (
     "eval_tasks_per_chunk",
     "tasks_per_chunk",
     "num_devices",
+    "num_processes",
+    "process_id",
+    "coordinator",
+    "distributed",
+    "keep_checkpoints",
+    "max_skipped",
     "adjoint",
     "remat",
 )
+_LOCK = "lock"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 
 
@@ -39,11 +49,23 @@ def settings(config) -> dict[str, str]:
     return {k: v for k, v in lines.items() if v and k not in _UNRECORDED}
 
 
-def check(config, workdir: Path) -> None:
+def fingerprint(config) -> dict[str, str]:
+    """The settings that a checkpoint depends on, by name."""
+    free = _free(config, Path(config.workdir) / "run.flags")
+    return {k: v for k, v in settings(config).items() if k not in free}
+
+
+def check(config, workdir: Path, held: contextlib.ExitStack) -> None:
     """Makes sure that a run may use a directory: new, or its own and unfinished.
 
+    Args:
+      config: the flags.
+      workdir: the directory, which is locked if it is there.
+      held: holds the lock.
+
     Raises:
-      ValueError: if it holds a finished run, one with other flags, or other files.
+      ValueError: if it holds a finished run, one with other flags, or other files, or
+        if another process is at it.
     """
     if (workdir / "result.json").exists():
         raise ValueError(
@@ -58,8 +80,33 @@ def check(config, workdir: Path) -> None:
                 f"{workdir} holds an unfinished run with other flags: choose another "
                 f"--workdir, or make these agree: {' '.join(differing)}"
             )
-    elif workdir.exists() and any(workdir.iterdir()):
+        _lock(workdir, held)
+    elif workdir.exists() and set(workdir.iterdir()) - {workdir / _LOCK}:
         raise ValueError(f"{workdir} is not empty and holds no run: choose another.")
+
+
+def _lock(workdir: Path, held: contextlib.ExitStack) -> None:
+    """Keeps other processes away until this one ends, however it does.
+
+    Raises:
+      ValueError: if another process is at it.
+    """
+    file = held.enter_context((workdir / _LOCK).open("a+"))
+    file.seek(0)
+    holder = file.read().strip() or "another process"
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(
+            f"{workdir} is in use by {holder}: wait for it, stop it, or choose another "
+            "--workdir."
+        ) from error
+    if holder != "another process":
+        logging.info("%s was left by %s, which has ended.", workdir, holder)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}\n")
+    file.flush()
+    held.callback(file.truncate, 0)
 
 
 def _free(config, record: Path) -> set[str]:
@@ -74,7 +121,7 @@ def _free(config, record: Path) -> set[str]:
 
 
 def _lines(record: Path) -> list[str]:
-    return record.read_text().splitlines()
+    return record.read_text().splitlines() if record.exists() else []
 
 
 def differences(config, workdir: Path, ignore: Collection[str] = ()) -> list[str]:
@@ -98,15 +145,19 @@ def _name(config, line: str) -> str:
     return name if name in config else name.removeprefix("no")
 
 
-def claim(config, workdir: Path) -> None:
+def claim(config, workdir: Path, held: contextlib.ExitStack) -> None:
     """Makes the directory a run's own, by writing down its flags.
 
     Raises:
-      ValueError: if it cannot be written.
+      ValueError: if it cannot be written, or another process was first.
     """
     lines = "\n".join(settings(config).values()) + "\n"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        if not (workdir / "run.flags").exists():  # Else it is locked since `check`.
+            _lock(workdir, held)
+            if (workdir / "run.flags").exists():
+                raise ValueError(f"another run has begun in {workdir}: start again.")
         (workdir / "run.flags").write_text(lines)
     except OSError as error:
         raise ValueError(

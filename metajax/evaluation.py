@@ -5,6 +5,7 @@ import hashlib
 from typing import NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
@@ -74,9 +75,9 @@ def evaluate(
         tasks = _draw(as_pytree(sampler), draw_key, indices)
         for i, leaf in enumerate(jax.tree.leaves(tasks)):
             digest = digests.setdefault(i, hashlib.blake2b(digest_size=8))
-            digest.update(np.asarray(leaf).tobytes())
+            digest.update(_on_host(leaf).tobytes())
         metrics = _measure(objective, objective_key, meta, tasks, indices)
-        chunks.append(jax.device_get(metrics))
+        chunks.append(jax.tree.map(_on_host, metrics))
     values = {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
     together = b"".join(digest.digest() for digest in digests.values())
     return Evaluation(values, hashlib.blake2b(together, digest_size=8).hexdigest())
@@ -90,6 +91,13 @@ def _divide(indices: np.ndarray, meta: MetaParams) -> jax.Array | np.ndarray:
         return indices
     each = PartitionSpec(sharding.mesh.axis_names)
     return jax.device_put(indices, NamedSharding(sharding.mesh, each))
+
+
+def _on_host(x: jax.Array) -> np.ndarray:
+    """An array of which other processes may hold a part."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)
 
 
 @jax.jit

@@ -43,7 +43,10 @@ class MetricLog:
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def __enter__(self) -> "MetricLog":
+        return self
+
+    def __exit__(self, *error) -> None:
         self._events.close()
 
 
@@ -75,15 +78,6 @@ def progress_bar(num_steps: int, start: int = 0) -> tqdm:
     bar = tqdm(total=num_steps, initial=start, unit="step", disable=None)
     logging.get_absl_handler().python_handler.stream = _AboveBar(bar)
     return bar
-
-
-def hide_checkpoint_chatter() -> None:
-    """Hides the dozens of log lines with which orbax accompanies each checkpoint."""
-
-    def is_wanted(record):
-        return "orbax" not in record.pathname or record.levelname != "INFO"
-
-    logging.get_absl_handler().python_handler.addFilter(is_wanted)
 
 
 class _AboveBar:

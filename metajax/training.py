@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metajax import trees
@@ -30,6 +31,7 @@ class TrainState(NamedTuple):
     key: Key  # Fixes the stream of tasks; never changes.
     meta: MetaParams
     opt_state: optax.OptState
+    skipped: jax.Array  # Steps in a row, up to this one, that were not finite, int32.
 
 
 TrainStep = Callable[[TrainState, Task], tuple[TrainState, Metrics]]
@@ -59,7 +61,8 @@ def init_state(
 def _init_state(learner, optimizer, key, sampler) -> TrainState:
     init_key, train_key = jax.random.split(key)
     meta = learner.init(init_key, sampler(init_key).support.inputs)
-    state = TrainState(jnp.int32(0), train_key, meta, optimizer.init(meta))
+    zero = jnp.int32(0)
+    state = TrainState(zero, train_key, meta, optimizer.init(meta), skipped=zero)
     # Training gives these buffers up, so that each must be its own and nobody else's.
     return jax.tree.map(jnp.copy, state)
 
@@ -78,22 +81,53 @@ def draw_tasks(key: Key, sampler: Sampler, indices: jax.Array) -> Task:
     return jax.vmap(lambda i: sampler(jax.random.fold_in(key, i)))(indices)
 
 
+def step_tasks(key: Key, step: jax.Array, sampler: Sampler, num_tasks: int) -> Task:
+    """Draws the tasks of one outer step, as training does.
+
+    Args:
+      key: of the state, `TrainState.key`.
+      step: the outer step, int32.
+      sampler: draws one task from a key.
+      num_tasks: tasks an outer step.
+
+    Returns:
+      The tasks stacked, leaves `[num_tasks, ...]`.
+    """
+    task_key, _ = _step_keys(key, step)
+    return draw_tasks(task_key, sampler, jnp.arange(num_tasks))
+
+
 def train_step(
-    meta_grad: Estimator, optimizer: optax.GradientTransformation
+    meta_grad: Estimator,
+    optimizer: optax.GradientTransformation,
+    *,
+    max_skipped: int = 10,
 ) -> TrainStep:
     """One outer step: estimate the meta-gradient, update the meta-parameters.
+
+    A step whose loss, gradient or update is not finite changes no parameter and no
+    state of the optimizer. It is skipped, and training goes on with the next tasks; but
+    after so many in a row the state stays at the step that failed.
 
     Args:
       meta_grad: an estimator of the meta-gradient.
       optimizer: the outer optimizer, any optax transformation.
+      max_skipped: how many steps in a row may be skipped.
 
     Returns:
       A pure function `(state, tasks) -> (state, metrics)`. The metrics are those of the
-      objective, averaged over tasks, and `grad_norm`, the global norm of the
-      meta-gradient. Where loss, gradient or update is not finite the state comes back
-      unchanged, step included: `state.step` then names the step that failed, and
-      training cannot go past it.
+      objective, averaged over tasks, `grad_norm`, the global norm of the meta-gradient,
+      and `skipped`, which is 1 for a step that was not finite and else 0.
+
+    Raises:
+      ValueError: if `max_skipped` is negative.
+
+    Note:
+      `optax.apply_if_finite` applies what is not finite after its limit; here it never
+      reaches the parameters.
     """
+    if max_skipped < 0:
+        raise ValueError(f"max_skipped must be at least 0: got {max_skipped}.")
 
     def step(state: TrainState, tasks: Task) -> tuple[TrainState, Metrics]:
         _, key = _step_keys(state.key, state.step)
@@ -102,8 +136,13 @@ def train_step(
         meta = optax.apply_updates(state.meta, updates)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss + grad_norm + optax.tree.norm(updates))
-        after = TrainState(state.step + 1, state.key, meta, opt_state)
-        return trees.select(finite, after, state), metrics | {"grad_norm": grad_norm}
+        after = TrainState(
+            state.step + 1, state.key, meta, opt_state, jnp.zeros_like(state.skipped)
+        )
+        passed = (state.skipped < max_skipped).astype(jnp.int32)
+        over = state._replace(step=state.step + passed, skipped=state.skipped + passed)
+        metrics = metrics | {"grad_norm": grad_norm, "skipped": 1.0 - finite}
+        return trees.select(finite, after, over), metrics
 
     return step
 
@@ -111,6 +150,8 @@ def train_step(
 def scheduled_step(
     meta_grad_at: Callable[[jax.Array], Estimator],
     optimizer: optax.GradientTransformation,
+    *,
+    max_skipped: int = 10,
 ) -> TrainStep:
     """One outer step, of an estimator that changes as training goes on.
 
@@ -119,6 +160,7 @@ def scheduled_step(
         of the meta-gradient: a weight in its loss may fall with the step, or
         `estimators.before` may choose between two.
       optimizer: the outer optimizer, any optax transformation.
+      max_skipped: as in `train_step`.
 
     Returns:
       As `train_step`.
@@ -134,7 +176,8 @@ def scheduled_step(
     """
 
     def step(state: TrainState, tasks: Task) -> tuple[TrainState, Metrics]:
-        return train_step(meta_grad_at(state.step), optimizer)(state, tasks)
+        meta_grad = meta_grad_at(state.step)
+        return train_step(meta_grad, optimizer, max_skipped=max_skipped)(state, tasks)
 
     return step
 
@@ -146,11 +189,12 @@ def train(
     *,
     num_tasks: int,
     num_steps: int,
+    at_most: int | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Runs outer steps as one compiled scan, tasks drawn inside it.
+    """Runs outer steps as one compiled loop, tasks drawn inside it.
 
     Called again with the same `step` it does not trace again, and training `2n` steps
-    equals training `n` twice.
+    equals training `n` twice, bit for bit.
 
     Args:
       step: from `train_step`.
@@ -159,17 +203,32 @@ def train(
         a plain function.
       num_tasks: tasks an outer step.
       num_steps: outer steps.
+      at_most: compiles one program for any number of steps up to this one, rather than
+        one for each number.
 
     Returns:
       The state after them, and metrics of every step, `[num_steps]` each. If
-      `state.step` is less than `num_steps` further, that step was not finite.
+      `state.step` is less than `num_steps` further, that step and those before it,
+      as many as may be skipped, were not finite.
+
+    Raises:
+      ValueError: if there are more steps than `at_most`.
 
     Example:
       >>> state, metrics = train(  # doctest: +SKIP
       ...     step, state, sampler, num_tasks=25, num_steps=1000
       ... )
     """
-    return _train(step, num_tasks, num_steps, state, as_pytree(sampler))
+    if at_most is None:
+        at_most = max(num_steps, 1)
+    if num_steps > at_most:
+        raise ValueError(f"num_steps={num_steps} is more than at_most={at_most}.")
+    state, metrics = _train(
+        step, num_tasks, at_most, state, as_pytree(sampler), np.int32(num_steps)
+    )
+    if num_steps < at_most:
+        metrics = jax.tree.map(lambda x: x[:num_steps], metrics)
+    return state, metrics
 
 
 def trace(
@@ -178,7 +237,7 @@ def trace(
     sampler: Sampler,
     *,
     num_tasks: int,
-    num_steps: int,
+    at_most: int,
 ) -> jax.stages.Traced:
     """Traces what `train` would run with the same arguments, and runs nothing.
 
@@ -190,47 +249,63 @@ def trace(
       state: arrays, or their shapes and dtypes.
       sampler: draws one task from a key.
       num_tasks: tasks an outer step.
-      num_steps: outer steps.
+      at_most: outer steps, at most.
 
     Returns:
       The traced program.
     """
-    return _train.trace(step, num_tasks, num_steps, state, as_pytree(sampler))
+    return _train.trace(
+        step, num_tasks, at_most, state, as_pytree(sampler), np.int32(at_most)
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _train(
-    step: TrainStep, num_tasks: int, num_steps: int, state: TrainState, sampler: Sampler
+    step: TrainStep,
+    num_tasks: int,
+    at_most: int,
+    state: TrainState,
+    sampler: Sampler,
+    num_steps: jax.Array,
 ):
-    def draw(key, index):
-        task_key, _ = _step_keys(key, index)
-        return draw_tasks(task_key, sampler, jnp.arange(num_tasks))
+    def draw(index):
+        return step_tasks(state.key, index, sampler, num_tasks)
 
-    ahead = _steps_ahead(jax.eval_shape(draw, state.key, state.step), num_steps)
+    tasks_shape = jax.eval_shape(draw, state.step)
+    ahead = _steps_ahead(tasks_shape, at_most)
+    _, metrics_shape = jax.eval_shape(step, state, tasks_shape)
+    nothing = jax.tree.map(
+        lambda x: jnp.zeros((at_most, *x.shape), x.dtype), metrics_shape
+    )
 
-    def steps(state, _):
+    def some_steps(i, carry):
+        state, _ = carry
         first = state.step
-        tasks = jax.vmap(draw, (None, 0))(state.key, first + jnp.arange(ahead))
+        tasks = jax.vmap(draw)(first + jnp.arange(ahead))
 
-        def one(state, _):
+        def one(j, carry):
+            state, log = carry
             # By the step's number, so that one that failed meets its own tasks again.
-            return step(state, jax.tree.map(lambda x: x[state.step - first], tasks))
+            own = jax.tree.map(lambda x: x[state.step - first], tasks)
+            state, metrics = step(state, own)
+            return state, jax.tree.map(lambda x, new: x.at[j].set(new), log, metrics)
 
-        return jax.lax.scan(one, state, length=ahead)
+        done = i * ahead
+        return jax.lax.fori_loop(done, jnp.minimum(done + ahead, num_steps), one, carry)
 
-    state, metrics = jax.lax.scan(steps, state, length=num_steps // ahead)
-    flat = jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), metrics)
-    return state, flat
+    # The number of steps is no constant, so that one program serves all: the compiler
+    # has then nothing to choose by it, and each step comes out the same to the last bit.
+    rounds = (num_steps + ahead - 1) // ahead
+    return jax.lax.fori_loop(0, rounds, some_steps, (state, nothing))
 
 
-def _steps_ahead(tasks: Task, num_steps: int) -> int:
-    """For how many steps tasks are drawn at once: it divides the number of all steps.
+def _steps_ahead(tasks: Task, at_most: int) -> int:
+    """For how many steps tasks are drawn at once.
 
     To draw many small tasks takes little more time than to draw a few.
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tasks))
-    most = min(num_steps, _DRAWN_BYTES // max(size, 1))
-    return next((n for n in range(most, 0, -1) if num_steps % n == 0), 1)
+    return max(min(at_most, _DRAWN_BYTES // max(size, 1)), 1)
 
 
 def _step_keys(key: Key, step: jax.Array) -> Key:

@@ -274,7 +274,7 @@ def test_training_lowers_the_loss_and_never_traces_again(name, multi_step):
 def test_meta_parameters_survive_a_checkpoint(learner, tmp_path):
     meta, task = start(learner)
     checkpoints.save(tmp_path / "checkpoints", 3, meta)
-    restored = checkpoints.restore(tmp_path / "checkpoints", meta)
+    restored = checkpoints.restore(tmp_path / "checkpoints", meta).tree
     jax.tree.map(np.testing.assert_array_equal, restored, meta)
 
 

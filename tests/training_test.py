@@ -38,7 +38,7 @@ def test_training_in_parts_equals_training_at_once(parts, tmp_path):
     whole, metrics = mj.train(step, start(learner), SAMPLER, num_tasks=4, num_steps=6)
     half, first = mj.train(step, start(learner), SAMPLER, num_tasks=4, num_steps=3)
     checkpoints.save(tmp_path / "saved", 3, half)
-    half = checkpoints.restore(tmp_path / "saved", start(learner))
+    half = checkpoints.restore(tmp_path / "saved", start(learner)).tree
     parted, second = mj.train(step, half, SAMPLER, num_tasks=4, num_steps=3)
     assert_equal(whole, parted)
     joined = jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second)
@@ -97,10 +97,11 @@ def test_a_step_that_is_not_finite_leaves_the_last_good_state():
     def estimate(key, meta, tasks):
         return (jnp.log(meta), {"loss": jnp.log(meta)}), jnp.float32(1.0)
 
-    step = mj.train_step(estimate, optimizer)
+    step = mj.train_step(estimate, optimizer, max_skipped=0)
     state = mj.init_state(jax.random.key(0), learner, optimizer, SAMPLER)
     state, metrics = mj.train(step, state, SAMPLER, num_tasks=2, num_steps=6)
     assert int(state.step) == 3
+    np.testing.assert_array_equal(metrics["skipped"], [0, 0, 0, 1, 1, 1])
     np.testing.assert_allclose(state.meta, -0.2, rtol=1e-5)
     loss = np.asarray(metrics["loss"])
     assert np.isfinite(loss[:3]).all() and np.isnan(loss[3:]).all()
@@ -140,10 +141,95 @@ def test_an_update_that_is_not_finite_is_not_applied(parts):
 
     state = mj.init_state(jax.random.key(0), learner, optimizer, SAMPLER)
     before = jax.device_get(state.meta)
-    step = mj.train_step(large, optimizer)
-    state, _ = mj.train(step, state, SAMPLER, num_tasks=2, num_steps=2)
-    assert int(state.step) == 0
+    step = mj.train_step(large, optimizer, max_skipped=3)
+    state, _ = mj.train(step, state, SAMPLER, num_tasks=2, num_steps=6)
+    assert int(state.step) == int(state.skipped) == 3
     assert_equal(state.meta, before)
+
+
+@pytest.mark.parametrize("bad_step", [0, 2, 5])
+def test_a_step_that_is_skipped_changes_nothing_but_the_count(parts, bad_step):
+    """The step after it is what it would be had there been no such step."""
+    learner, good = parts
+    meta_grad = mj.estimators.backprop(mj.query_loss(learner, losses.squared_error))
+
+    def meta_grad_at(step):
+        def estimate(key, meta, tasks):
+            (loss, metrics), grads = meta_grad(key, meta, tasks)
+            return (jnp.where(step == bad_step, jnp.nan, loss), metrics), grads
+
+        return estimate
+
+    step = mj.scheduled_step(meta_grad_at, OPTIMIZER, max_skipped=1)
+    state, metrics = mj.train(step, start(learner), SAMPLER, num_tasks=4, num_steps=7)
+    assert (int(state.step), int(state.skipped)) == (7, 0)
+    np.testing.assert_array_equal(metrics["skipped"], np.arange(7) == bad_step)
+    expected, _ = mj.train(
+        good, start(learner), SAMPLER, num_tasks=4, num_steps=bad_step
+    )
+    expected = expected._replace(step=jnp.int32(bad_step + 1))
+    expected, _ = mj.train(good, expected, SAMPLER, num_tasks=4, num_steps=6 - bad_step)
+    assert_equal(state.meta, expected.meta)
+
+
+def test_more_steps_can_be_skipped_in_all_than_in_a_row(parts):
+    learner, _ = parts
+    meta_grad = mj.estimators.backprop(mj.query_loss(learner, losses.squared_error))
+
+    def meta_grad_at(step):
+        def estimate(key, meta, tasks):
+            (loss, metrics), grads = meta_grad(key, meta, tasks)
+            scale = jnp.where(step % 3 == 0, 1.0, jnp.inf)
+            return (loss, metrics), jax.tree.map(lambda g: scale * g, grads)
+
+        return estimate
+
+    for max_skipped, last in ((2, 9), (1, 2)):
+        step = mj.scheduled_step(meta_grad_at, OPTIMIZER, max_skipped=max_skipped)
+        state, _ = mj.train(step, start(learner), SAMPLER, num_tasks=4, num_steps=9)
+        assert int(state.step) == last
+    with pytest.raises(ValueError, match="at least 0: got -1"):
+        mj.train_step(meta_grad, OPTIMIZER, max_skipped=-1)
+
+
+def test_one_program_serves_any_number_of_steps_bit_for_bit(parts):
+    learner, step = parts
+    programs = mj.training._train._cache_size()
+    whole, metrics = mj.train(step, start(learner), SAMPLER, num_tasks=4, num_steps=7)
+    for numbers in ([1, 2, 4], [5, 1, 1]):
+        state, logs = start(learner), []
+        for num_steps in numbers:
+            state, log = mj.train(
+                step, state, SAMPLER, num_tasks=4, num_steps=num_steps, at_most=7
+            )
+            logs.append(log["loss"])
+        assert_equal(state.meta, whole.meta)
+        assert_equal(state.opt_state, whole.opt_state)
+        np.testing.assert_array_equal(np.concatenate(logs), metrics["loss"])
+    assert mj.training._train._cache_size() == programs + 1
+    with pytest.raises(ValueError, match="num_steps=8 is more than at_most=7"):
+        mj.train(step, state, SAMPLER, num_tasks=4, num_steps=8, at_most=7)
+
+
+def test_the_tasks_of_a_step_can_be_drawn_again(parts):
+    learner, _ = parts
+    seen = []
+
+    def estimate(key, meta, tasks):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x)), tasks.support.inputs)
+        zeros = jax.tree.map(jnp.zeros_like, meta)
+        return (jnp.float32(0), {"loss": jnp.float32(0)}), zeros
+
+    state, key = start(learner), start(learner).key
+    mj.train(
+        mj.train_step(estimate, OPTIMIZER), state, SAMPLER, num_tasks=4, num_steps=3
+    )
+    jax.effects_barrier()
+    for step in range(3):
+        tasks = jax.jit(
+            lambda key, step: mj.training.step_tasks(key, step, SAMPLER, 4)
+        )(key, step)
+        np.testing.assert_array_equal(tasks.support.inputs, seen[step])
 
 
 def test_devices_share_training_and_the_drawing_of_tasks_in_one_program(
@@ -158,11 +244,11 @@ def test_devices_share_training_and_the_drawing_of_tasks_in_one_program(
     expected, _ = mj.train(
         one_device, start(learner), SAMPLER, num_tasks=4, num_steps=6
     )
-    compiled = mj.training.trace(step, state, SAMPLER, num_tasks=4, num_steps=3)
+    compiled = mj.training.trace(step, state, SAMPLER, num_tasks=4, at_most=3)
     text = compiled.lower().compile().as_text()
     assert text.count(" all-reduce(") == 1 and "all-gather" not in text
     programs = mj.training._train._cache_size()
-    state = checkpoints.restore(tmp_path / "saved", like=state)
+    state = checkpoints.restore(tmp_path / "saved", like=state).tree
     for _ in range(2):
         state, _ = mj.train(step, state, SAMPLER, num_tasks=4, num_steps=3)
     assert mj.training._train._cache_size() == programs + 1
@@ -180,7 +266,10 @@ def test_arrays_of_the_sampler_are_arguments_of_the_program(parts):
     learner = mj.maml(model, losses.cross_entropy, optax.sgd(0.1), 1)
     meta_grad = mj.estimators.backprop(mj.query_loss(learner, losses.cross_entropy))
     step = mj.train_step(meta_grad, OPTIMIZER)
-    lowered = mj.training._train.lower(step, 2, 2, start(learner, sampler), sampler)
+    traced = mj.training.trace(
+        step, start(learner, sampler), sampler, num_tasks=2, at_most=2
+    )
+    lowered = traced.lower()
     shapes = [leaf.shape for leaf in jax.tree.leaves(lowered.args_info)]
     assert (60, 8, 8, 1) in shapes
     assert len(lowered.as_text()) < 500_000
