@@ -181,7 +181,7 @@ def check_memory(compiled: jax.stages.Compiled, config) -> None:
 
 def device_memory() -> int:
     """Bytes of memory of the device; of the machine where that is a CPU."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -38,6 +38,8 @@ def join(config) -> None:
         or jax.distributed.is_initialized()
     ):
         return
+    # JAX's own way with SIGTERM would take it from experiments/signals.py.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             config.coordinator,
@@ -83,11 +85,17 @@ def leave(code: int) -> int:
     return code
 
 
+def is_loss_of_peer(error: BaseException) -> bool:
+    """Whether an error is of talking to another process, which has probably ended."""
+    lost = "Gloo" in str(error) or isinstance(error, jax.errors.JaxRuntimeError)
+    return are_several() and lost
+
+
 def leave_after(error: BaseException) -> None:
     """If there are peers, leaves at once: one was lost, or this process fails them."""
     if not are_several():
         return
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if is_loss_of_peer(error):
         reason = str(error).partition("\n")[0]
         print(f"Error: another process of the run is lost: {reason}", file=sys.stderr)
         leave(LOST_PEER)

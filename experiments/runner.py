@@ -93,6 +93,8 @@ def _run(
         if not config.eval_only:
             processes.on_first(workdirs.claim, config, workdir, held)
     except (ValueError, OSError, mj.data.DataError) as error:
+        if processes.is_loss_of_peer(error):
+            raise
         print(f"Error: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
     logging.info("%s, %d parameters", device, trees.size(progress.best))

@@ -102,7 +102,7 @@ def _lock(workdir: Path, held: contextlib.ExitStack) -> None:
             "--workdir."
         ) from error
     if holder != "another process":
-        logging.info("%s was left by %s, which has ended.", workdir, holder)
+        logging.warning("%s was left by %s, which has ended.", workdir, holder)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {platform.node()}\n")
     file.flush()

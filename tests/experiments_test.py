@@ -1,10 +1,14 @@
 """The runner, from its flags to its files, and what it says to bad input."""
 
+import errno
+import fcntl
 from functools import cache, partial
 import hashlib
 import json
+import os
 from pathlib import Path
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -77,7 +81,7 @@ def finished(run, saves, tmp_path_factory, tmp_path):
         if not made.exists():
             saves()
             assert run(*TINY, *flags, f"--workdir={made}")[0] == 0
-        return shutil.copytree(made, tmp_path / "finished")
+        return shutil.copytree(made, tmp_path / made.name)
 
     return copy
 
@@ -132,46 +136,107 @@ def test_a_run_from_before_a_flag_is_evaluated_as_the_same(run, finished):
     assert json.loads(result.read_text())["changed"] == ["--remat=none", "--remat=step"]
 
 
-@pytest.fixture
-def cut_off(run, monkeypatch):
-    """Runs the runner, but interrupts it before the second validation."""
-    validate = loop._validate
-
-    def fail_late(config, experiment, progress):
-        if int(progress.state.step) == 4:
-            raise KeyboardInterrupt
-        return validate(config, experiment, progress)
-
-    def run_in_part(*arguments):
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, "_validate", fail_late)
-            with pytest.raises(KeyboardInterrupt):
-                run(*arguments)
-
-    return run_in_part
+def lines(workdir):
+    timing = ("seconds", "tasks_per_second")
+    return [
+        {name: value for name, value in line.items() if name not in timing}
+        for line in logs.read_metrics(workdir / "metrics.jsonl")
+    ]
 
 
-def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
-    run, cut_off, finished, tmp_path
+def test_a_run_that_is_stopped_goes_on_to_the_same_result(
+    run, finished, tmp_path, monkeypatch
 ):
-    """Though what it does changes from step to step."""
-    whole, cut = finished(*SCHEDULED), tmp_path / "cut"
-    cut_off(*TINY, *SCHEDULED, f"--workdir={cut}")
-    code, _, errors = run(*TINY, *SCHEDULED, f"--workdir={cut}")
+    """Though what it does changes from step to step, wherever it is stopped."""
+    arguments = ["--outer_schedule=cosine", "--first_order_until=3"]
+    arguments.append("--log_every_steps=2")
+    whole, cut = finished(*arguments), tmp_path / "cut"
+
+    def stopped(function, number, at_step):
+        """Sends a signal to the run when it does something at a step."""
+        original = getattr(loop, function)
+
+        def signalled(config, experiment, progress, *rest):
+            if int(progress.state.step) == at_step:
+                os.kill(os.getpid(), number)
+            return original(config, experiment, progress, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, function, signalled)
+            return run(*TINY, *arguments, f"--workdir={cut}")
+
+    def saved():
+        return sorted(int(p.stem) for p in (cut / "checkpoints").glob("*.npz"))
+
+    # In the middle of a line, in a validation, and in one that had been stopped before.
+    code, _, errors = stopped("_advance", signal.SIGTERM, 0)
+    assert code == 143 and "SIGTERM" in errors and saved() == [1]
+    assert stopped("_validate", signal.SIGINT, 2)[0] == 130 and saved() == [1, 2]
+    assert lines(cut) == []
+    assert stopped("_advance", signal.SIGTERM, 2)[0] == 143 and saved() == [2, 3]
+    code, _, errors = run(*TINY, *arguments, f"--workdir={cut}")
     assert code == 0, errors
-
-    def lines(workdir):
-        timing = ("seconds", "tasks_per_second")
-        return [
-            {name: value for name, value in line.items() if name not in timing}
-            for line in logs.read_metrics(workdir / "metrics.jsonl")
-        ]
-
     assert lines(cut) == lines(whole)
     assert (cut / "result.txt").read_text() == (whole / "result.txt").read_text()
     best, same = (np.load(workdir / "best.npz") for workdir in (whole, cut))
     for name in best:
         np.testing.assert_array_equal(best[name], same[name])
+
+
+def test_intervals_of_log_and_checkpoints_change_no_parameter(finished):
+    one, other = (
+        finished(*flags)
+        for flags in (
+            ("--eval_every_steps=4",),
+            ("--eval_every_steps=4", "--log_every_steps=3"),
+        )
+    )
+    assert [line["step"] for line in lines(other)] == [3, 4]
+    mean = np.mean([line["train/loss"] for line in lines(one)[:3]])
+    assert lines(other)[0]["train/loss"] == mean
+    assert (one / "best.npz").read_bytes() == (other / "best.npz").read_bytes()
+
+
+def test_a_directory_in_use_is_not_written_to(run, begun, tmp_path, caplog):
+    workdir = tmp_path / "run"
+    begun(*TINY, f"--workdir={workdir}")
+    (workdir / "lock").write_text("process 1234 on some-host\n")
+    before = {path: path.read_bytes() for path in workdir.iterdir()}
+    with (workdir / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        code, _, errors = run(*TINY, f"--workdir={workdir}")
+    assert code == 2 and f"{workdir} is in use by process 1234 on some-host" in errors
+    assert before == {path: path.read_bytes() for path in workdir.iterdir()}
+    # The lock of a process that was killed holds nobody up.
+    with caplog.at_level("INFO"):
+        assert run(*TINY, f"--workdir={workdir}")[0] == 0
+    assert "left by process 1234 on some-host" in caplog.text
+
+
+def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
+    run, finished, tmp_path, monkeypatch
+):
+    arguments = (*TINY, f"--workdir={tmp_path / 'run'}")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        code, _, errors = run(*arguments)
+    assert code == runner.UNWRITABLE and "No space left" in errors
+    assert "--keep_checkpoints" in errors and len(errors.splitlines()) == 1
+    assert run(*arguments)[0] == 0
+    assert lines(tmp_path / "run") == lines(finished())
+
+
+def test_a_checkpoint_of_other_settings_is_refused(run, begun, finished, tmp_path):
+    whole, other = finished(), tmp_path / "other"
+    begun(*TINY, "--inner_rate=0.5", f"--workdir={other}")
+    shutil.copytree(whole / "checkpoints", other / "checkpoints")
+    code, _, errors = run(*TINY, "--inner_rate=0.5", f"--workdir={other}")
+    assert code == 2
+    assert "inner_rate was --inner_rate=0.01, is --inner_rate=0.5" in errors
 
 
 def trained(config):
@@ -515,7 +580,7 @@ def test_implicit_runs_report_and_warn_of_their_residuals(run, tmp_path, caplog)
 
 def test_a_solver_that_diverges_stops_the_run_with_advice(run, tmp_path):
     flags = ["--learner=imaml", "--solver=neumann", "--inner_rate=10"]
-    flags += ["--solver_iterations=20", "--inner_steps=0"]
+    flags += ["--solver_iterations=20", "--inner_steps=0", "--max_skipped=0"]
     code, _, errors = run(*TINY, *flags, f"--workdir={tmp_path / 'run'}")
     assert code == runner.NON_FINITE and "--solver=gmres" in errors
 
