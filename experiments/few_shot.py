@@ -10,6 +10,7 @@ import time
 _STARTED = time.time()
 
 import math
+from pathlib import Path
 import sys
 
 from absl import app, flags
@@ -635,6 +636,22 @@ def _divides(values):
     return values["num_tasks"] % (values["tasks_per_chunk"] or 1) == 0
 
 
+def with_saved_flags(argv: list[str]) -> list[str]:
+    """A command line with the flags of a saved run before its own, for --eval_only."""
+    known = flags.FlagValues()
+    flags.DEFINE_bool("eval_only", False, "", flag_values=known)
+    flags.DEFINE_string("workdir", "", "", flag_values=known)
+    known(argv, known_only=True)
+    record = Path(known.workdir) / "run.flags"
+    if known.eval_only and record.exists():
+        return [argv[0], f"--flagfile={record}", *argv[1:]]
+    return argv
+
+
+def _parse(argv: list[str]) -> list[str]:
+    return app.parse_flags_with_usage(with_saved_flags(argv))
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
@@ -650,4 +667,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

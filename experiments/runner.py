@@ -77,7 +77,7 @@ def _run(
             planning.dry_run(config, device)
             return 0
         if config.eval_only:
-            workdirs.adopt_flags(config, workdir)
+            workdirs.check_saved(workdir)
         else:
             processes.on_first(workdirs.check, config, workdir, held)
         experiment, progress = building.build(config)

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 
-from absl import flags, logging
+from absl import logging
 
 from experiments import choices
 
@@ -165,19 +165,15 @@ def claim(config, workdir: Path, held: contextlib.ExitStack) -> None:
         ) from error
 
 
-def adopt_flags(config, workdir: Path) -> None:
-    """Sets the flags to those a saved run was made with, then to the command line's.
+def check_saved(workdir: Path) -> None:
+    """Makes sure that a directory holds a run, whose flags have been parsed then.
 
     Raises:
-      ValueError: if the directory holds no run, or flags do not fit together.
+      ValueError: if it does not.
     """
     record = workdir / "run.flags"
     if not record.exists():
         raise ValueError(f"{workdir} holds no run to evaluate: there is no {record}.")
-    try:
-        config([sys.argv[0], f"--flagfile={record}", *sys.argv[1:]])
-    except flags.Error as error:
-        raise ValueError(f"With the flags of {record}: {error}") from error
 
 
 def write_record(workdir: Path, device: str) -> None:

@@ -116,6 +116,12 @@ RUNS = [
             "relation_net": "-",
         }.items()
     ),
+    Run(
+        "omniglot_5way_1shot_matching_net_60way",
+        preset="omniglot_5way_1shot_matching_net",
+        flags=("--ways=60", "--num_tasks=1"),
+        tests=_MORE_WAYS,
+    ),
     Run("cifar_fs_5way_1shot_protonet", tests=_FIVE_SHOTS, published="55.5"),
     Run("cifar_fs_5way_1shot_r2d2", tests=_FIVE_SHOTS, published="62.3"),
     Run("cifar_fs_5way_1shot_maml", tests=_FIVE_SHOTS, published="58.9"),

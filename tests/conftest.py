@@ -105,7 +105,7 @@ def with_flags(monkeypatch):
             few_shot.FLAGS.unparse_flags()
             for name in few_shot.FLAGS:
                 few_shot.FLAGS[name].unparse()
-            few_shot.FLAGS(command)
+            few_shot.FLAGS(few_shot.with_saved_flags(command))
             return function(few_shot.FLAGS)
 
     return call

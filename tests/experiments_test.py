@@ -121,7 +121,19 @@ def test_a_saved_run_is_evaluated_alone_with_its_own_flags(run, finished):
     assert any("--inner_rate=0.5" in result["changed"] for result in results)
     assert before == {p: p.read_bytes() for p in before}
     code, _, errors = run(*again, "--tasks_per_chunk=4")
-    assert code == 2 and "must divide" in errors
+    assert code == 1 and "must divide" in errors
+
+
+def test_a_saved_run_is_evaluated_with_flags_that_only_its_learner_reads(run, tmp_path):
+    """Though the default learner would refuse them."""
+    arguments = ["--data=glyphs", "--learner=protonet", "--model=mlp", "--ways=5"]
+    arguments += [*SHORT, "--eval_inner_steps=0", "--select_inner_steps=0"]
+    workdir = f"--workdir={tmp_path / 'run'}"
+    assert run(*arguments, "--num_steps=0", workdir)[0] == 0
+    code, _, errors = run("--eval_only", workdir, "--eval_ways=6")
+    assert code == 0, errors
+    (result,) = (tmp_path / "run").glob("eval-*.json")
+    assert "--eval_ways=6" in json.loads(result.read_text())["changed"]
 
 
 def test_a_run_from_before_a_flag_is_evaluated_as_the_same(run, finished):
@@ -255,7 +267,9 @@ def trained(config):
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_every_preset_can_be_traced(with_flags, preset, tmp_path, request, monkeypatch):
+def test_every_preset_lowers_for_accelerators(
+    with_flags, preset, tmp_path, request, monkeypatch
+):
     monkeypatch.chdir(ROOT)
     needs_data = preset.stem.startswith(("omniglot", "mnist", "cifar_fs", "clinc150"))
     data_dir = request.getfixturevalue("data_dir") if needs_data else tmp_path
@@ -266,8 +280,10 @@ def test_every_preset_can_be_traced(with_flags, preset, tmp_path, request, monke
         experiment, progress = building.build(config)
         return building.trace(config, experiment, progress.state)
 
-    state, metrics = with_flags(trace, *flags, "--workdir=unused").out_info
+    traced = with_flags(trace, *flags, "--workdir=unused")
+    state, metrics = traced.out_info
     assert state.step.shape == () and metrics["loss"].shape == (1,)
+    assert "stablehlo" in traced.lower(lowering_platforms=("tpu", "cuda")).as_text()
 
 
 def test_the_flags_list_what_the_registry_has():
