@@ -31,7 +31,9 @@ class TrainState(NamedTuple):
     key: Key  # Fixes the stream of tasks; never changes.
     meta: MetaParams
     opt_state: optax.OptState
-    skipped: jax.Array  # Steps in a row, up to this one, that were not finite, int32.
+    skipped: jax.Array = np.int32(
+        0
+    )  # Steps in a row, up to here, that were not finite.
 
 
 TrainStep = Callable[[TrainState, Task], tuple[TrainState, Metrics]]
@@ -61,8 +63,7 @@ def init_state(
 def _init_state(learner, optimizer, key, sampler) -> TrainState:
     init_key, train_key = jax.random.split(key)
     meta = learner.init(init_key, sampler(init_key).support.inputs)
-    zero = jnp.int32(0)
-    state = TrainState(zero, train_key, meta, optimizer.init(meta), skipped=zero)
+    state = TrainState(jnp.int32(0), train_key, meta, optimizer.init(meta))
     # Training gives these buffers up, so that each must be its own and nobody else's.
     return jax.tree.map(jnp.copy, state)
 
@@ -271,6 +272,7 @@ def _train(
     def draw(index):
         return step_tasks(state.key, index, sampler, num_tasks)
 
+    step = jax.jit(step)  # To be traced once, for its shapes and in the loop.
     tasks_shape = jax.eval_shape(draw, state.step)
     ahead = _steps_ahead(tasks_shape, at_most)
     _, metrics_shape = jax.eval_shape(step, state, tasks_shape)

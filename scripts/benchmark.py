@@ -8,6 +8,7 @@
     memory   temporaries and time of each way to differentiate an inner loop
     growth   how time and temporaries grow with tasks, steps, ways, shots and width
     adapt    what one task costs in use, learner by learner
+    devices  how a step takes more devices, and would take hundreds
 
 Writes a table, JSON and a picture for each. Needs no network.
 """
@@ -51,7 +52,10 @@ def _alone(name: str, description: dict, out: Path) -> str:
 
 SUITES = {
     "peers": _peers,
-    **{name: partial(_alone, name) for name in ("train", "memory", "growth", "adapt")},
+    **{
+        name: partial(_alone, name)
+        for name in ("train", "memory", "growth", "adapt", "devices")
+    },
 }
 
 
@@ -70,9 +74,7 @@ _SUITES = _list("suites", list(SUITES), "What to measure.")
 _WORKLOADS = _list("workloads", list(WORKLOADS), "What the suite peers runs.")
 _PEERS = _list("peers", peers.PEERS, "What metajax is compared with.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timings of each, in turn.", lower_bound=1)
-_QUICK = flags.DEFINE_bool(
-    "quick", False, "Take less of train, memory, growth and adapt."
-)
+_QUICK = flags.DEFINE_bool("quick", False, "Take less of all suites but peers.")
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "Where results are written.")
 _PLATFORM = flags.DEFINE_enum(
     "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to run."

@@ -483,11 +483,11 @@ def test_training_does_not_take_a_step_whose_solver_diverges():
         return jax.jit(step)(start, tasks)
 
     state, metrics = after()
-    assert state.step == 3 and np.isnan(metrics["grad_norm"])
+    assert state.skipped == 1 and np.isnan(metrics["grad_norm"])
     assert metrics["solver_residual"] > 10  # Says why.
     assert_close(state.meta, meta, rtol=0, atol=0)
     state, metrics = after(max_residual=jnp.inf)
-    assert state.step == 4 and np.isfinite(metrics["grad_norm"])
+    assert state.skipped == 0 and np.isfinite(metrics["grad_norm"])
 
 
 def temporaries(adjoint, num_steps):

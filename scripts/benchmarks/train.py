@@ -25,7 +25,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import building, few_shot, runner, startup
+from experiments import building, few_shot, loop, startup
+from experiments.signals import Signals
 import metajax as mj
 
 from .processes import ROOT, WorkerError
@@ -160,9 +161,11 @@ def _runner(config, experiment, progress, steps: int) -> Callable[[], float]:
         nonlocal progress
         config.num_steps = int(progress.state.step) + num_steps
         start = time.perf_counter()
-        progress, _ = runner.train(
-            config, Path(config.workdir), experiment, progress, clock
-        )
+        workdir, since = Path(config.workdir), loop.Since()
+        with Signals() as signals:
+            progress = loop.train(
+                config, workdir, experiment, progress, since, clock, signals
+            )
         return time.perf_counter() - start
 
     def seconds_a_step() -> float:
