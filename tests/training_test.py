@@ -211,6 +211,30 @@ def test_one_program_serves_any_number_of_steps_bit_for_bit(parts):
         mj.train(step, state, SAMPLER, num_tasks=4, num_steps=8, at_most=7)
 
 
+def test_seeds_train_side_by_side_in_one_program(parts):
+    learner, step = parts
+
+    def begin(seed):
+        key = jax.random.key(seed)
+        return mj.init_state(key, learner, OPTIMIZER, SAMPLER)
+
+    @jax.jit
+    @jax.vmap
+    def train(state):
+        return mj.train(step, state, SAMPLER, num_tasks=4, num_steps=5)
+
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(begin, range(3)))
+    together, metrics = train(states)
+    assert metrics["loss"].shape == (3, 5)
+    for seed in range(3):
+        alone, _ = mj.train(step, begin(seed), SAMPLER, num_tasks=4, num_steps=5)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a[seed], b, rtol=1e-4, atol=1e-6),  # noqa: B023
+            together.meta,
+            alone.meta,
+        )
+
+
 def test_the_tasks_of_a_step_can_be_drawn_again(parts):
     learner, _ = parts
     seen = []
