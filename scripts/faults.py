@@ -69,7 +69,7 @@ class _Run:
         self.log = ""
 
     def start(self) -> None:
-        self._written = self._size()
+        self._written, self.log = self._size(), ""
         command = [sys.executable, "-m", "experiments.few_shot", *self.settings]
         self.process = subprocess.Popen(
             [*command, f"--workdir={self.workdir}"],
@@ -167,7 +167,7 @@ def _fault(run: _Run, name: str, chance: random.Random, report: Report) -> Repor
     report = _resumed(run, saved, report)
     unfinished = list((run.workdir / "checkpoints").glob("*.tmp"))
     found = checkpoints.find(run.workdir / "checkpoints")
-    if damage and found:
+    if damage and len(found) > 1:  # Without a whole one a run is refused.
         damage(found[0][1], chance)
     return report._replace(
         faults=report.faults + Counter([name]),
@@ -190,8 +190,7 @@ def _resumed(run: _Run, saved: int, report: Report) -> Report:
 
 def _expect(condition: bool, run: _Run) -> None:
     if not condition:
-        if not run.log:
-            run.end()
+        run.log = run.log or run.process.communicate()[1]
         raise RuntimeError(
             f"{run.workdir} ended with {run.process.returncode}: {run.log[-1000:]}"
         )
