@@ -117,13 +117,14 @@ def train(
                     config, experiment, progress, since, validates, signals
                 )
             except (Stopped, NonFinite):
-                saver.save(step, progress, since._asdict())
+                saver.save(step, processes.local(progress), since._asdict())
+                saver.check(wait=True)
                 raise
             # The line first: one without its checkpoint is dropped when resumed.
             log.write(step, line)
             since = Since()
             if validates:
-                saver.save(step, progress, since._asdict())
+                saver.save(step, processes.local(progress), since._asdict())
             rate = f"{line['tasks_per_second']:.0f}"
             bar.set_postfix({"loss": f"{line['train/loss']:.4f}", "tasks/s": rate})
     return progress

@@ -37,7 +37,7 @@ def run(config, started: float | None = None) -> int:
     with Signals() as signals, contextlib.ExitStack() as held:
         try:
             code = _run(config, clock, signals, held)
-        except Exception as error:
+        except (Exception, Stopped) as error:
             code = _explained(config, error)
             if code is None:
                 processes.leave_after(error)
@@ -45,7 +45,7 @@ def run(config, started: float | None = None) -> int:
     return processes.leave(code)
 
 
-def _explained(config, error: Exception) -> int | None:
+def _explained(config, error: BaseException) -> int | None:
     """Says in one line what has ended the run; the exit code, or None if it is a bug."""
     if isinstance(error, Stopped):
         print(f"Stopped by {error}: the same command goes on.", file=sys.stderr)

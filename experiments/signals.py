@@ -9,8 +9,8 @@ import threading
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):
-    """A signal has asked the run to stop.
+class Stopped(BaseException):
+    """A signal has asked the run to stop: nothing that mends errors may catch it.
 
     Args:
       number: of the signal.

@@ -16,7 +16,17 @@ from absl import logging
 from experiments import choices
 
 # Where a run is, and how it is looked at: not written into its own flagfile.
-_UNRECORDED = ("workdir", "platform", "eval_only", "dry_run", "compilation_cache")
+_UNRECORDED = (
+    "workdir",
+    "platform",
+    "eval_only",
+    "dry_run",
+    "compilation_cache",
+    "distributed",
+    "coordinator",
+    "num_processes",
+    "process_id",
+)
 # What may differ when a run is gone on with: how long, how often, where the data is, and
 # in how much memory.
 _FREE = (
@@ -28,10 +38,6 @@ _FREE = (
     "eval_tasks_per_chunk",
     "tasks_per_chunk",
     "num_devices",
-    "num_processes",
-    "process_id",
-    "coordinator",
-    "distributed",
     "keep_checkpoints",
     "max_skipped",
     "adjoint",

@@ -129,8 +129,8 @@ def restore(
       The checkpoint, or None if there is none.
 
     Raises:
-      ValueError: if what was saved has other settings, leaves, shapes or dtypes, or if
-        no checkpoint is whole.
+      ValueError: if what was saved has other settings, leaves, shapes or dtypes, if no
+        checkpoint is whole, or if the directory has other things than checkpoints.
     """
     damaged = []
     for step, path in find(directory):
@@ -149,6 +149,9 @@ def restore(
         raise ValueError(
             f"no checkpoint can be read: {'; '.join(damaged)}. Begin anew elsewhere."
         )
+    for other in sorted(directory.iterdir()) if directory.exists() else ():
+        if other.suffix != ".tmp":  # Of a save that was cut off.
+            raise ValueError(f"{other} is no checkpoint that this version can read.")
     return None
 
 

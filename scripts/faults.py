@@ -147,8 +147,13 @@ def meet(
         run.start()
         _expect(run.end() == 0, run)
         report = _resumed(run, saved, report)
-        report = report._replace(wrong=report.wrong + (run.outcome() != expected))
-        shutil.rmtree(run.workdir)
+        outcome = run.outcome()
+        wrong = [name for name in expected if outcome.get(name) != expected[name]]
+        if wrong:
+            print(f"{faults}: {', '.join(wrong)} differ in {run.workdir}", flush=True)
+            report = report._replace(wrong=report.wrong + 1)
+        else:
+            shutil.rmtree(run.workdir)
     return report
 
 

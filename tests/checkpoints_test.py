@@ -105,6 +105,14 @@ def test_damage_is_found_and_the_older_checkpoint_used(tmp_path, caplog, fault):
     assert harmless < 15
 
 
+def test_checkpoints_of_another_kind_are_refused(tmp_path):
+    (tmp_path / "7.tmp").write_text("cut off")
+    assert checkpoints.restore(tmp_path, tree(0)) is None
+    (tmp_path / "7").mkdir()
+    with pytest.raises(ValueError, match="7 is no checkpoint that this version can"):
+        checkpoints.restore(tmp_path, tree(0))
+
+
 def test_damage_to_all_checkpoints_is_said(tmp_path):
     checkpoints.save(tmp_path, 1, tree(1))
     (tmp_path / "1.npz").write_bytes(b"")
