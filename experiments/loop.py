@@ -127,6 +127,8 @@ def train(
                 saver.save(step, processes.local(progress), since._asdict())
             rate = f"{line['tasks_per_second']:.0f}"
             bar.set_postfix({"loss": f"{line['train/loss']:.4f}", "tasks/s": rate})
+        if not config.num_steps:  # Else the last step has been saved.
+            saver.save(step, processes.local(progress), since._asdict())
     return progress
 
 
