@@ -88,9 +88,10 @@ def train(
       OSError: if the directory cannot be written.
     """
     step, ahead = int(progress.state.step), 1
+    last_line = step - since.num_steps
     with (
         signals.deferred(),
-        processes.only_first(logs.MetricLog, workdir, step) as log,
+        processes.only_first(logs.MetricLog, workdir, last_line) as log,
         processes.only_first(logs.progress_bar, config.num_steps, step) as bar,
         processes.only_first(_saver, config, workdir) as saver,
     ):

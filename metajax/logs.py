@@ -16,8 +16,8 @@ class MetricLog:
 
     Args:
       workdir: an existing directory.
-      step: outer steps already taken; lines of later steps, from a run that was cut
-        off, are dropped.
+      step: that of the last line to keep; later ones, from a run that was cut off, are
+        dropped.
     """
 
     def __init__(self, workdir: Path, step: int):

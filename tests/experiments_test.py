@@ -156,16 +156,11 @@ def lines(workdir):
     ]
 
 
-def test_a_run_that_is_stopped_goes_on_to_the_same_result(
-    run, finished, tmp_path, monkeypatch
-):
-    """Though what it does changes from step to step, wherever it is stopped."""
-    arguments = ["--outer_schedule=cosine", "--first_order_until=3"]
-    arguments.append("--log_every_steps=2")
-    whole, cut = finished(*arguments), tmp_path / "cut"
+@pytest.fixture
+def stopped(run, monkeypatch):
+    """Runs the runner, and sends it a signal when it does something at a step."""
 
-    def stopped(function, number, at_step):
-        """Sends a signal to the run when it does something at a step."""
+    def stopped(function, number, at_step, *arguments):
         original = getattr(loop, function)
 
         def signalled(config, experiment, progress, *rest):
@@ -175,24 +170,51 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_result(
 
         with monkeypatch.context() as patch:
             patch.setattr(loop, function, signalled)
-            return run(*TINY, *arguments, f"--workdir={cut}")
+            return run(*arguments)
 
-    def saved():
-        return sorted(int(p.stem) for p in (cut / "checkpoints").glob("*.npz"))
+    return stopped
 
-    # In the middle of a line, in a validation, and in one that had been stopped before.
-    code, _, errors = stopped("_advance", signal.SIGTERM, 0)
-    assert code == 143 and "SIGTERM" in errors and saved() == [1]
-    assert stopped("_validate", signal.SIGINT, 2)[0] == 130 and saved() == [1, 2]
-    assert lines(cut) == []
-    assert stopped("_advance", signal.SIGTERM, 2)[0] == 143 and saved() == [2, 3]
-    code, _, errors = run(*TINY, *arguments, f"--workdir={cut}")
+
+def saved(workdir):
+    return sorted(int(path.stem) for path in (workdir / "checkpoints").glob("*.npz"))
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_result(
+    run, stopped, finished, tmp_path
+):
+    """Though what it does changes from step to step, wherever it is stopped."""
+    flags = ["--outer_schedule=cosine", "--first_order_until=3", "--log_every_steps=2"]
+    whole, cut = finished(*flags), tmp_path / "cut"
+    arguments = [*TINY, *flags, f"--workdir={cut}"]
+    # In the middle of a line, in a validation, and once more.
+    code, _, errors = stopped("_advance", signal.SIGTERM, 0, *arguments)
+    assert code == 143 and "SIGTERM" in errors and saved(cut) == [1]
+    assert stopped("_validate", signal.SIGINT, 2, *arguments)[0] == 130
+    assert saved(cut) == [1, 2] and lines(cut) == []
+    assert stopped("_advance", signal.SIGTERM, 2, *arguments)[0] == 143
+    assert saved(cut) == [2, 3]
+    code, _, errors = run(*arguments)
     assert code == 0, errors
     assert lines(cut) == lines(whole)
     assert (cut / "result.txt").read_text() == (whole / "result.txt").read_text()
     best, same = (np.load(workdir / "best.npz") for workdir in (whole, cut))
     for name in best:
         np.testing.assert_array_equal(best[name], same[name])
+
+
+def test_no_line_is_written_twice_from_an_older_checkpoint(
+    run, stopped, finished, tmp_path, caplog
+):
+    """That was saved before a line which was written after it."""
+    cut = tmp_path / "cut"
+    arguments = [*TINY, f"--workdir={cut}"]
+    assert stopped("_advance", signal.SIGTERM, 0, *arguments)[0] == 143
+    assert stopped("_validate", signal.SIGTERM, 2, *arguments)[0] == 143
+    assert saved(cut) == [1, 2] and [line["step"] for line in lines(cut)] == [1]
+    (cut / "checkpoints" / "2.npz").write_bytes(b"")
+    assert run(*arguments)[0] == 0
+    assert "2.npz is damaged" in caplog.text
+    assert lines(cut) == lines(finished())
 
 
 def test_intervals_of_log_and_checkpoints_change_no_parameter(finished):
