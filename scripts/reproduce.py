@@ -102,6 +102,12 @@ RUNS = [
         published_tests={"20-way": "96.0"},
     ),
     Run(
+        "omniglot_5way_1shot_protonet_support",
+        preset="omniglot_5way_1shot_protonet",
+        flags=("--normalization=support",),
+        tests=_MORE_WAYS,
+    ),
+    Run(
         "omniglot_5way_5shot_protonet",
         tests=_MORE_WAYS,
         published="99.7 (likewise)",
