@@ -100,8 +100,11 @@ def train(
                 while left := building.steps_to_line(config, step, since.num_steps):
                     asked = min(ahead, left)
                     progress, metrics, seconds = _advance(
-                        config, experiment, progress, asked, signals
+                        config, experiment, progress, asked
                     )
+                    # All processes take as many steps the next time, or all stop.
+                    seconds, received = processes.agree(seconds, signals.received)
+                    progress = progress._replace(seconds=progress.seconds + seconds)
                     taken = int(progress.state.step) - step
                     since, step = since.add(metrics, taken, seconds), step + taken
                     if taken < asked:
@@ -111,7 +114,8 @@ def train(
                         draw_tasks(experiment, workdir)
                     bar.update(taken)
                     saver.check()
-                    signals.check()
+                    if received:
+                        raise Stopped(int(received))
                     ahead = max(1, int(_CALL_SECONDS * asked / seconds))
                 validates = building.validates(config, step)
                 progress, line = _line(
@@ -142,9 +146,9 @@ def _saver(config, workdir: Path) -> checkpoints.InBackground:
 
 
 def _advance(
-    config, experiment, progress: Progress, num_steps: int, signals: Signals
+    config, experiment, progress: Progress, num_steps: int
 ) -> tuple[Progress, dict[str, np.ndarray], float]:
-    """Takes outer steps; the metrics are one value a step."""
+    """Takes outer steps; returns metrics, one value a step, and the seconds it took."""
     started = time.perf_counter()
     state, metrics = mj.train(
         experiment.step,
@@ -156,11 +160,7 @@ def _advance(
     )
     metrics = {f"train/{name}": v for name, v in jax.device_get(metrics).items()}
     seconds = time.perf_counter() - started
-    # All processes take as many steps the next time, or all stop.
-    seconds, received = processes.agree(seconds, signals.received)
-    signals.received = int(received)
-    progress = progress._replace(state=state, seconds=progress.seconds + seconds)
-    return progress, metrics, seconds
+    return progress._replace(state=state), metrics, seconds
 
 
 def _line(
