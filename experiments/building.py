@@ -124,6 +124,12 @@ def num_devices(config) -> int:
     if jax.process_count() > 1:  # None of them can be left out.
         available = [jax.device_count()]
     fitting = [n for n in available if _share(config, n) % chunk == 0]
+    if not fitting:
+        raise ValueError(
+            f"{config.num_tasks} tasks in chunks of {chunk} do not fit the "
+            f"{jax.device_count()} devices of all processes: set --tasks_per_chunk to a "
+            f"divisor of {_share(config, jax.device_count())}."
+        )
     number = config.num_devices or min(fitting, key=partial(_share, config))
     if number not in fitting:
         raise ValueError(
@@ -175,7 +181,7 @@ def steps_to_line(config, step: int, since: int) -> int:
 
 def validates(config, step: int) -> bool:
     """Whether it is time for a validation and a checkpoint."""
-    return step % config.eval_every_steps == 0 or step == config.num_steps
+    return step % config.eval_every_steps == 0 or step >= config.num_steps
 
 
 def _learner(config, problem: components.Problem, num_steps: int) -> mj.MetaLearner:

@@ -4,7 +4,6 @@ import contextlib
 from pathlib import Path
 import time
 from typing import NamedTuple
-import warnings
 
 from absl import logging
 import jax
@@ -53,9 +52,10 @@ class Since(NamedTuple):
     def means(self) -> dict[str, float]:
         """Means over the steps that were not skipped, and how many were."""
         skipped = np.array(self.metrics["train/skipped"], bool)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of a mean over nothing, which is NaN.
-            means = {k: np.mean(np.array(v)[~skipped]) for k, v in self.metrics.items()}
+        means = {
+            name: np.nan if skipped.all() else np.mean(np.array(values)[~skipped])
+            for name, values in self.metrics.items()
+        }
         return means | {"train/skipped": float(skipped.sum())}
 
 
@@ -129,6 +129,7 @@ def train(
             log.write(step, line)
             since = Since()
             if validates:
+                log.sync()
                 saver.save(step, processes.local(progress), since._asdict())
             rate = f"{line['tasks_per_second']:.0f}"
             bar.set_postfix({"loss": f"{line['train/loss']:.4f}", "tasks/s": rate})

@@ -196,7 +196,8 @@ def _bytes(compiled: jax.stages.Compiled, config) -> tuple[int, int]:
 
     Each device has its own, but those of a CPU share one memory.
     """
-    times = num_devices(config) if jax.default_backend() == "cpu" else 1
+    here = min(num_devices(config), jax.local_device_count())
+    times = here if jax.default_backend() == "cpu" else 1
     memory = compiled.memory_analysis()
     temporaries = memory.temp_size_in_bytes
     others = memory.argument_size_in_bytes + memory.output_size_in_bytes

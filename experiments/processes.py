@@ -24,6 +24,8 @@ from metajax.base import PyTree
 
 LOST_PEER = 75  # An exit code: EX_TEMPFAIL of sysexits.h.
 
+# In what JAX and the libraries beneath it say.
+_SIGNS_OF_LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "heartbeat", "oordination service")
 _JOIN_SECONDS, _HEARTBEAT_SECONDS = 120, 30
 
 
@@ -38,6 +40,7 @@ def join(config) -> None:
         or jax.distributed.is_initialized()
     ):
         return
+    _end_with_the_coordinator()
     # JAX's own way with SIGTERM would take it from experiments/signals.py.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -55,7 +58,6 @@ def join(config) -> None:
             "MPI, Kubernetes and TPU pods; elsewhere set --coordinator, --num_processes "
             "and --process_id."
         ) from error
-    _end_with_the_coordinator()
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -64,16 +66,16 @@ def _leave_as_lost(number: int) -> None:
 
 
 def _end_with_the_coordinator() -> None:
-    """JAX aborts when the first process is lost: no exception, only a signal."""
+    """JAX aborts without the first process, or if it is lost: there is but a signal."""
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _leave_as_lost)
 
 
 def are_several() -> bool:
-    return jax.process_count() > 1
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-    return jax.process_index() == 0
+    return not are_several() or jax.process_index() == 0
 
 
 def leave(code: int) -> int:
@@ -87,8 +89,7 @@ def leave(code: int) -> int:
 
 def is_loss_of_peer(error: BaseException) -> bool:
     """Whether an error is of talking to another process, which has probably ended."""
-    lost = "Gloo" in str(error) or isinstance(error, jax.errors.JaxRuntimeError)
-    return are_several() and lost
+    return are_several() and any(sign in str(error) for sign in _SIGNS_OF_LOSS)
 
 
 def leave_after(error: BaseException) -> None:
@@ -131,13 +132,19 @@ def share(tree: PyTree) -> PyTree:
     def numbers(leaf):
         return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
-    def like(shared, leaf):
-        if _is_key(leaf):
-            return jax.random.wrap_key_data(shared, impl=jax.random.key_impl(leaf))
-        return shared
+    def to_bytes(leaf):  # JAX adds up what processes have, which turns -0.0 into 0.0.
+        return np.frombuffer(numbers(leaf).tobytes(), np.uint8)
 
-    shared = multihost_utils.broadcast_one_to_all(jax.tree.map(numbers, local(tree)))
-    return jax.tree.map(like, shared, local(tree))
+    def like(shared, leaf):
+        own = numbers(leaf)
+        array = np.frombuffer(shared.tobytes(), own.dtype).reshape(own.shape)
+        if _is_key(leaf):
+            return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+        return array
+
+    tree = local(tree)
+    shared = multihost_utils.broadcast_one_to_all(jax.tree.map(to_bytes, tree))
+    return jax.tree.map(like, shared, tree)
 
 
 def share_json(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """One run from top to bottom: build, train, choose on validation tasks, report."""
 
 import contextlib
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -20,6 +21,8 @@ from metajax import checkpoints, trees
 
 # Exit codes, beside processes.LOST_PEER, and 128 and its number for a signal.
 BAD_CONFIGURATION, NON_FINITE, OUT_OF_MEMORY, UNWRITABLE = 2, 3, 4, 5
+
+_UNWRITABLE_FOR = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 # The tasks that every run with the same data, ways, shots and queries is judged on.
 _TEST_SEED = 1_000_002
@@ -56,7 +59,7 @@ def _explained(config, error: BaseException) -> int | None:
     if planning.is_out_of_memory(error):
         print(planning.advice(config, error), file=sys.stderr)
         return OUT_OF_MEMORY
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE_FOR:
         print(
             f"Error: {error.filename or config.workdir} cannot be written: "
             f"{error.strerror}. What was saved before is whole: make room, or keep fewer "
@@ -79,7 +82,7 @@ def _run(
         if config.eval_only:
             workdirs.check_saved(workdir)
         else:
-            processes.on_first(workdirs.check, config, workdir, held)
+            locked = processes.on_first(workdirs.check, config, workdir, held)
         experiment, progress = building.build(config)
         saved = _restore(config, workdir, progress)
         if config.eval_only and saved is None:
@@ -91,7 +94,8 @@ def _run(
         # Finds what cannot be differentiated, before it is compiled or anything written.
         program = building.trace(config, experiment, progress.state)
         if not config.eval_only:
-            processes.on_first(workdirs.claim, config, workdir, held)
+            processes.on_first(workdirs.claim, config, workdir, held, locked)
+            processes.on_first(workdirs.write_record, workdir, device)
     except (ValueError, OSError, mj.data.DataError) as error:
         if processes.is_loss_of_peer(error):
             raise
@@ -101,11 +105,11 @@ def _run(
     if config.eval_only:
         _evaluate_again(config, workdir, experiment, progress)
         return 0
-    processes.on_first(workdirs.write_record, workdir, device)
     if int(progress.state.step) < config.num_steps:
         planning.check_memory(program.lower().compile(), config)
     since = Since(**saved.notes) if saved and saved.notes else Since()
     progress = train(config, workdir, experiment, progress, since, clock, signals)
+    signals.check()
     _report(config, workdir, experiment, progress)
     return 0
 
@@ -261,7 +265,8 @@ def _write(
     # Last, since result.json says that the run is finished.
     # JSON has no NaN: what is not finite becomes null.
     summary = json.loads(json.dumps(summary), parse_constant=lambda _: None)
-    (workdir / f"{stem}.json").write_text(json.dumps(summary, indent=1) + "\n")
+    text = json.dumps(summary, indent=1) + "\n"
+    workdirs.write_whole(workdir / f"{stem}.json", text)
 
 
 def _table(summary: dict) -> str:

@@ -1,4 +1,4 @@
-"""How a run meets SIGINT and SIGTERM: it saves and leaves, or leaves at once."""
+"""How a run meets SIGINT, SIGTERM and SIGHUP: it saves and leaves, or leaves at once."""
 
 from collections.abc import Iterator
 import contextlib
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
@@ -39,7 +39,9 @@ class Signals:
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            self._before = {s: signal.signal(s, self._handle) for s in _SIGNALS}
+            # Whoever started the run may have had some ignored, as nohup does.
+            met = [s for s in _SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+            self._before = {s: signal.signal(s, self._handle) for s in met}
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 

@@ -58,16 +58,20 @@ def settings(config) -> dict[str, str]:
 def fingerprint(config) -> dict[str, str]:
     """The settings that a checkpoint depends on, by name."""
     free = _free(config, Path(config.workdir) / "run.flags")
-    return {k: v for k, v in settings(config).items() if k not in free}
+    lines = settings(config).items()
+    return {k: v.split("=", 1)[-1] for k, v in lines if k not in free}
 
 
-def check(config, workdir: Path, held: contextlib.ExitStack) -> None:
+def check(config, workdir: Path, held: contextlib.ExitStack) -> bool:
     """Makes sure that a run may use a directory: new, or its own and unfinished.
 
     Args:
       config: the flags.
       workdir: the directory, which is locked if it is there.
       held: holds the lock.
+
+    Returns:
+      Whether it is locked.
 
     Raises:
       ValueError: if it holds a finished run, one with other flags, or other files, or
@@ -87,8 +91,10 @@ def check(config, workdir: Path, held: contextlib.ExitStack) -> None:
                 f"--workdir, or make these agree: {' '.join(differing)}"
             )
         _lock(workdir, held)
-    elif workdir.exists() and set(workdir.iterdir()) - {workdir / _LOCK}:
+        return True
+    if workdir.exists() and set(workdir.iterdir()) - {workdir / _LOCK}:
         raise ValueError(f"{workdir} is not empty and holds no run: choose another.")
+    return False
 
 
 def _lock(workdir: Path, held: contextlib.ExitStack) -> None:
@@ -97,22 +103,25 @@ def _lock(workdir: Path, held: contextlib.ExitStack) -> None:
     Raises:
       ValueError: if another process is at it.
     """
-    file = held.enter_context((workdir / _LOCK).open("a+"))
-    file.seek(0)
-    holder = file.read().strip() or "another process"
+    file = os.open(workdir / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    held.callback(os.close, file)
+    holder = os.read(file, 1000).decode(errors="replace").strip()
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ValueError(
-            f"{workdir} is in use by {holder}: wait for it, stop it, or choose another "
-            "--workdir."
+            f"{workdir} is in use by {holder or 'another process'}: wait for it, stop it, "
+            "or choose another --workdir."
         ) from error
-    if holder != "another process":
+    except OSError as error:  # Such as of a network's file system.
+        logging.warning("%s cannot be locked: %s.", workdir, error.strerror)
+        return
+    if holder:
         logging.warning("%s was left by %s, which has ended.", workdir, holder)
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}\n")
-    file.flush()
-    held.callback(file.truncate, 0)
+    with contextlib.suppress(OSError):  # Who it is, is but a courtesy.
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+    held.callback(os.ftruncate, file, 0)
 
 
 def _free(config, record: Path) -> set[str]:
@@ -151,8 +160,14 @@ def _name(config, line: str) -> str:
     return name if name in config else name.removeprefix("no")
 
 
-def claim(config, workdir: Path, held: contextlib.ExitStack) -> None:
+def claim(config, workdir: Path, held: contextlib.ExitStack, locked: bool) -> None:
     """Makes the directory a run's own, by writing down its flags.
+
+    Args:
+      config: the flags.
+      workdir: the directory.
+      held: holds the lock.
+      locked: whether it does since `check`.
 
     Raises:
       ValueError: if it cannot be written, or another process was first.
@@ -160,15 +175,25 @@ def claim(config, workdir: Path, held: contextlib.ExitStack) -> None:
     lines = "\n".join(settings(config).values()) + "\n"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not (workdir / "run.flags").exists():  # Else it is locked since `check`.
+        if not locked:
             _lock(workdir, held)
             if (workdir / "run.flags").exists():
                 raise ValueError(f"another run has begun in {workdir}: start again.")
-        (workdir / "run.flags").write_text(lines)
+        write_whole(workdir / "run.flags", lines)
     except OSError as error:
         raise ValueError(
             f"--workdir={workdir} cannot be written: {error.strerror}; choose another."
         ) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file such that there is the old or the new one, and never half of it."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with unfinished.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
 
 
 def check_saved(workdir: Path) -> None:

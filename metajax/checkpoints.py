@@ -12,6 +12,7 @@ Note:
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+import io
 import json
 import os
 from pathlib import Path
@@ -129,13 +130,20 @@ def restore(
       The checkpoint, or None if there is none.
 
     Raises:
+      OSError: if a file cannot be read.
       ValueError: if what was saved has other settings, leaves, shapes or dtypes, if no
         checkpoint is whole, or if the directory has other things than checkpoints.
     """
     damaged = []
     for step, path in find(directory):
         try:
-            about, arrays = read(path)
+            data = path.read_bytes()
+        except FileNotFoundError:  # Whoever trains has removed it since.
+            continue
+        try:
+            about, arrays = read(io.BytesIO(data))
+        except MemoryError:
+            raise
         except Exception as error:  # Whatever a flipped bit makes of a zip file.
             reason = str(error).partition("\n")[0] or type(error).__name__
             damaged.append(f"{path} is damaged ({reason})")
@@ -227,11 +235,11 @@ def find(directory: Path) -> list[tuple[int, Path]]:
     return sorted(steps, reverse=True)
 
 
-def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+def read(file: Path | io.BytesIO) -> tuple[dict, dict[str, np.ndarray]]:
     """Reads one checkpoint.
 
     Args:
-      path: the file.
+      file: the file, or what it holds.
 
     Returns:
       What is known about it, and the arrays by the paths of their leaves.
@@ -239,13 +247,13 @@ def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     Raises:
       Exception: of any kind, if the file is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         about = json.loads(archive.read(_ABOUT))
         arrays = {}
         for name in about["dtypes"]:
-            with archive.open(f"{name}.npy") as file:
-                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-                file.read()  # To the end, where zipfile compares the CRC-32.
+            with archive.open(f"{name}.npy") as member:
+                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+                member.read()  # To the end, where zipfile compares the CRC-32.
     return about, arrays
 
 

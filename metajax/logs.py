@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 import sys
+import time
 
 from absl import logging
 from tqdm import tqdm
@@ -30,24 +31,42 @@ class MetricLog:
 
     @functools.cached_property
     def _events(self):
-        from tensorboardX import SummaryWriter  # Takes long to import.
+        # Not SummaryWriter: its thread ends on a full disk, and whoever writes then waits
+        # for ever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        directory = str(self.path.parent)
-        return SummaryWriter(directory, purge_step=self._purge_step, flush_secs=30)
+        writer = EventsWriter(str(self.path.parent / "events"))
+        if self._purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            writer.write_event(Event(step=self._purge_step, session_log=start))
+        return writer
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one line, `{"step": step, **metrics}`; what is not finite is null."""
         metrics = {name: float(value) for name, value in metrics.items()}
         with self.path.open("a") as file:
             file.write(_to_line({"step": step, **metrics}))
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=k, simple_value=v) for k, v in metrics.items()]
+        summary = Summary(value=values)
+        event = Event(step=step, wall_time=time.time(), summary=summary)
+        self._events.write_event(event)
+        self._events.flush()
+
+    def sync(self) -> None:
+        """Makes what was written survive a loss of power."""
+        with self.path.open("a") as file:
+            os.fsync(file.fileno())
 
     def __enter__(self) -> "MetricLog":
         return self
 
     def __exit__(self, *error) -> None:
-        self._events.close()
+        if "_events" in self.__dict__:
+            self._events.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

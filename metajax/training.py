@@ -31,9 +31,8 @@ class TrainState(NamedTuple):
     key: Key  # Fixes the stream of tasks; never changes.
     meta: MetaParams
     opt_state: optax.OptState
-    skipped: jax.Array = np.int32(
-        0
-    )  # Steps in a row, up to here, that were not finite.
+    # Steps in a row, up to here, that were not finite.
+    skipped: jax.Array = np.int32(0)
 
 
 TrainStep = Callable[[TrainState, Task], tuple[TrainState, Metrics]]
@@ -106,9 +105,9 @@ def train_step(
 ) -> TrainStep:
     """One outer step: estimate the meta-gradient, update the meta-parameters.
 
-    A step whose loss, gradient or update is not finite changes no parameter and no
-    state of the optimizer. It is skipped, and training goes on with the next tasks; but
-    after so many in a row the state stays at the step that failed.
+    A step whose loss, or the norm of whose gradient or update, is not finite changes no
+    parameter and no state of the optimizer. It is skipped, and training goes on with the
+    next tasks; but after so many in a row the state stays at the step that failed.
 
     Args:
       meta_grad: an estimator of the meta-gradient.

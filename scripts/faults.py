@@ -56,7 +56,6 @@ class Report(NamedTuple):
     in_a_save: int  # Kills that left an unfinished file.
     lost: int
     wrong: int
-    exit_codes: Counter  # Of the ends by a signal, by kind.
     resume_seconds: list[float]  # From a start to its first step.
     exit_seconds: list[float]  # From a signal to the end.
 
@@ -138,7 +137,7 @@ def meet(
     alone.start()
     _expect(alone.end() == 0, alone)
     expected = alone.outcome()
-    report = Report(Counter(), 0, 0, 0, Counter(), [], [])
+    report = Report(Counter(), 0, 0, 0, [], [])
     for number, faults in enumerate(runs):
         run = _Run(directory / f"run-{number}", list(settings))
         for name in faults:
@@ -163,21 +162,28 @@ def _fault(run: _Run, name: str, chance: random.Random, report: Report) -> Repor
     saved = max(run.whole_checkpoints(), default=0)
     run.start()
     _expect(run.trains(), run)
+    if damage:  # Without a whole one left, a run is refused.
+        while len(run.whole_checkpoints()) < 2 and run.process.poll() is None:
+            time.sleep(0.02)
     time.sleep(chance.uniform(0, 0.4))
     run.process.send_signal(number)
     sent = time.monotonic()
     code = run.end()
     seconds = time.monotonic() - sent
-    _expect(code != 0, run)  # Else it came to its end before: take more steps.
+    # Else it came to its end before, and needs more steps, or did not meet the signal.
+    _expect(code == (-number if number == signal.SIGKILL else 128 + number), run)
     report = _resumed(run, saved, report)
+    if number != signal.SIGKILL:  # Then what is logged is saved, too.
+        lines = logs.read_metrics(run.workdir / "metrics.jsonl")
+        kept = max(run.whole_checkpoints(), default=0) >= lines[-1]["step"]
+        report = report._replace(lost=report.lost + (not kept))
     unfinished = list((run.workdir / "checkpoints").glob("*.tmp"))
     found = checkpoints.find(run.workdir / "checkpoints")
-    if damage and len(found) > 1:  # Without a whole one a run is refused.
+    if damage:
         damage(found[0][1], chance)
     return report._replace(
         faults=report.faults + Counter([name]),
         in_a_save=report.in_a_save + bool(unfinished),
-        exit_codes=report.exit_codes + Counter([f"{name}: {code}"]),
         exit_seconds=report.exit_seconds + [seconds] * (number != signal.SIGKILL),
     )
 

@@ -1,5 +1,6 @@
 """The runner, from its flags to its files, and what it says to bad input."""
 
+import contextlib
 import errno
 import fcntl
 from functools import cache, partial
@@ -27,7 +28,7 @@ from experiments import (
     workdirs,
 )
 import metajax as mj
-from metajax import logs, trees
+from metajax import checkpoints, logs, trees
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
@@ -247,16 +248,43 @@ def test_a_directory_in_use_is_not_written_to(run, begun, tmp_path, caplog):
     assert "left by process 1234 on some-host" in caplog.text
 
 
+def test_of_two_starts_in_a_new_directory_the_first_to_claim_it_has_it(
+    with_flags, tmp_path
+):
+    workdir = tmp_path / "run"
+
+    def both(config):
+        with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+            held = [first, second]
+            locked = [workdirs.check(config, workdir, each) for each in held]
+            workdirs.claim(config, workdir, first, locked[0])
+            with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on"):
+                workdirs.claim(config, workdir, second, locked[1])
+        with contextlib.ExitStack() as late:
+            with pytest.raises(ValueError, match="another run has begun"):
+                workdirs.claim(config, workdir, late, False)
+
+    with_flags(both, *TINY, f"--workdir={workdir}")
+
+
+def test_fewer_steps_than_were_taken_end_with_a_validation(run, stopped, tmp_path):
+    arguments = [*TINY, "--eval_every_steps=4", f"--workdir={tmp_path / 'run'}"]
+    assert stopped("_advance", signal.SIGTERM, 2, *arguments)[0] == 143
+    assert run(*arguments, "--num_steps=2")[0] == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["steps"], result["best_step"]) == (3, 3)
+
+
 def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
     run, finished, tmp_path, monkeypatch
 ):
     arguments = (*TINY, f"--workdir={tmp_path / 'run'}")
 
-    def full(descriptor):
+    def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(checkpoints, "_write_array", full)
         code, _, errors = run(*arguments)
     assert code == runner.UNWRITABLE and "No space left" in errors
     assert "--keep_checkpoints" in errors and len(errors.splitlines()) == 1
@@ -270,7 +298,7 @@ def test_a_checkpoint_of_other_settings_is_refused(run, begun, finished, tmp_pat
     shutil.copytree(whole / "checkpoints", other / "checkpoints")
     code, _, errors = run(*TINY, "--inner_rate=0.5", f"--workdir={other}")
     assert code == 2
-    assert "inner_rate was --inner_rate=0.01, is --inner_rate=0.5" in errors
+    assert "inner_rate was 0.01, is 0.5" in errors
 
 
 def trained(config):
