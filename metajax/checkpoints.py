@@ -6,8 +6,8 @@ whole is used.
 
 Note:
   Not orbax, which meta-parameters of a size that every device holds do not need: it finds
-  no flipped bits, takes some 90 ms a save where a file takes 2, and has all processes of
-  a run save together.
+  no flipped bits, takes 95 ms to save three small arrays where this takes 3, and has all
+  processes of a run save together.
 """
 
 from collections.abc import Mapping
