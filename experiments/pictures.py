@@ -23,7 +23,10 @@ def curves(metrics: Path, path: Path) -> None:
     """Training and validation against the outer step, one panel a metric."""
     lines = logs.read_metrics(metrics)
     parts = {name.partition("/")[::2] for line in lines for name in line}
-    names = sorted({name for part, name in parts if part in ("train", "validation")})
+    names = {name for part, name in parts if part in ("train", "validation")}
+    if not any(line.get("train/skipped") for line in lines):
+        names -= {"skipped"}
+    names = sorted(names)
     if not names:
         return
     figure, axes = plt.subplots(
