@@ -60,6 +60,11 @@ class Report(NamedTuple):
     exit_seconds: list[float]  # From a signal to the end.
 
 
+def heed_interrupts() -> None:
+    """For a process to begin with: shells have what they start with & ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class _Run:
     """A run in a directory, started again and again."""
 
@@ -76,6 +81,7 @@ class _Run:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_interrupts,
         )
 
     def trains(self) -> bool:

@@ -169,9 +169,14 @@ def stopped(run, monkeypatch):
                 os.kill(os.getpid(), number)
             return original(config, experiment, progress, *rest)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, function, signalled)
-            return run(*arguments)
+        # Whoever started the tests may have it ignored.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(loop, function, signalled)
+                return run(*arguments)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     return stopped
 
