@@ -22,8 +22,8 @@ MANY = (1, 8, 64, 512)
 BYTES_A_SECOND, SECONDS_A_HOP = 25e9, 5e-6
 LEGEND = f"""\
 Tasks: 16 a device, 5-way 1-shot Omniglot, one inner step, one task at a time.
-Measured: on the devices of this machine, which on a CPU may share its cores; over 1 is the step
-over that of one device, which has as many tasks as each of several.
+Measured: on the devices of this machine, which on a CPU may share its cores; over 1 is
+the step over that of one device, which has as many tasks as each of several.
 Reckoned: the measured step of one device, and a ring of all devices, each of which passes
 on 2 (n - 1) parts of 1 / n of the meta-gradient, at {BYTES_A_SECOND / 1e9:.0f} GB/s and
 {SECONDS_A_HOP * 1e6:.0f} us each, not overlapped with arithmetic."""
