@@ -2,12 +2,13 @@
 
 from functools import partial
 import math
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import optax
 
 from experiments import choices, components
@@ -26,7 +27,7 @@ class Experiment(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a checkpoint holds."""
+    """What a checkpoint holds; with several seeds stacked, leaves `[seeds, ...]`."""
 
     state: mj.TrainState
     best: Any  # The meta-parameters that scored best on the validation tasks.
@@ -46,15 +47,14 @@ def build(config) -> tuple[Experiment, Progress]:
     }
     learners = {n: _learner(config, problem, n) for n in sorted(evaluated)}
     objectives = {n: _objective(problem, each) for n, each in learners.items()}
-    state = mj.init_state(
-        jax.random.key(config.seed),
-        _trained_learner(config, problem),
-        _outer_optimizer(config),
-        problem.train,
-    )
+    learner, optimizer = _trained_learner(config, problem), _outer_optimizer(config)
+    states = [
+        mj.init_state(jax.random.key(seed), learner, optimizer, problem.train)
+        for seed in choices.seeds(config)
+    ]
     step = training_step(config, problem)
     experiment = Experiment(problem, learners, objectives, step)
-    return experiment, _begin(config, state)
+    return experiment, stack_seeds(config, list(map(_begin, states)))
 
 
 def embedding(config, problem: components.Problem) -> mj.Model:
@@ -62,15 +62,19 @@ def embedding(config, problem: components.Problem) -> mj.Model:
     return components.MODELS[config.model](config, problem, None)
 
 
-def start_from_file(config, state: mj.TrainState) -> Progress:
+def start_from_file(config, progress: Progress) -> Progress:
     """The progress of a run that has not begun, with parameters of another."""
-    meta = trees.load(config.initial_params, state.meta)
-    opt_state = _outer_optimizer(config).init(meta)
-    return _begin(config, state._replace(meta=meta, opt_state=opt_state))
+
+    def start(state: mj.TrainState) -> Progress:
+        meta = trees.load(config.initial_params, state.meta)
+        opt_state = _outer_optimizer(config).init(meta)
+        return _begin(state._replace(meta=meta, opt_state=opt_state))
+
+    each = each_seed(config, progress)
+    return stack_seeds(config, [start(one.state) for one in each])
 
 
-def _begin(config, state: mj.TrainState) -> Progress:
-    state = place(config, state)
+def _begin(state: mj.TrainState) -> Progress:
     return Progress(
         state,
         best=jax.tree.map(jnp.copy, state.meta),  # Training gives up state's buffers.
@@ -106,19 +110,60 @@ def changed(config, **flags) -> SimpleNamespace:
 
 
 def place(config, tree: PyTree) -> PyTree:
-    """Copies arrays to each of the devices that share the tasks."""
+    """Copies arrays to each of the devices that share the tasks, or the seeds."""
+    return _put(config, tree, PartitionSpec())
+
+
+def place_progress(config, progress: Progress) -> Progress:
+    """Copies progress to each of the devices, or divides its seeds among them."""
+    divided = PartitionSpec("seeds") if config.num_seeds > 1 else PartitionSpec()
+    return _put(config, progress, divided)
+
+
+def _put(config, tree: PyTree, spec: PartitionSpec) -> PyTree:
     mesh = _mesh(config)
     if mesh is None:
         return tree
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    sharding = NamedSharding(mesh, spec)
     if jax.process_count() == 1:
-        return jax.device_put(tree, everywhere)
+        return jax.device_put(tree, sharding)
     # device_put reaches no other process; a program does.
-    return jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=everywhere)(tree)
+    return jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=sharding)(tree)
+
+
+def stack_seeds(config, each: list[Progress]) -> Progress:
+    """The progress of all seeds from that of each."""
+    (progress, *others) = each
+    if others:
+        progress = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    return place_progress(config, progress)
+
+
+def each_seed(config, progress: Progress) -> list[Progress]:
+    """The progress of each seed, on all of the devices."""
+    if config.num_seeds == 1:
+        return [progress]
+    return [
+        place(config, jax.tree.map(itemgetter(i), progress))
+        for i in range(config.num_seeds)
+    ]
 
 
 def num_devices(config) -> int:
-    """The devices that share the tasks: those asked for, or as many as are of use."""
+    """The devices that share the tasks: those asked for, or as many as are of use.
+
+    Those that share the seeds, where there are several: they need not talk.
+    """
+    if config.num_seeds > 1:
+        available = range(1, jax.device_count() + 1)
+        fitting = [n for n in available if config.num_seeds % n == 0]
+        number = config.num_devices or fitting[-1]
+        if number not in fitting:
+            raise ValueError(
+                f"--num_devices={number} does not do for --num_seeds={config.num_seeds}: "
+                f"choose one of {', '.join(map(str, fitting))}."
+            )
+        return number
     chunk = config.tasks_per_chunk or 1
     available = range(1, min(jax.device_count(), config.num_tasks) + 1)
     if jax.process_count() > 1:  # None of them can be left out.
@@ -142,6 +187,8 @@ def num_devices(config) -> int:
 
 def tasks_per_device(config) -> int:
     """The most tasks that one device takes in an outer step."""
+    if config.num_seeds > 1:
+        return config.num_tasks
     return _share(config, num_devices(config))
 
 
@@ -151,17 +198,46 @@ def _share(config, number: int) -> int:
 
 def _mesh(config) -> Mesh | None:
     number = num_devices(config)
-    return mj.estimators.task_mesh(number) if number > 1 else None
+    if number == 1:
+        return None
+    if config.num_seeds == 1:
+        return mj.estimators.task_mesh(number)
+    devices = jax.devices()[:number]
+    return jax.make_mesh((number,), ("seeds",), (AxisType.Auto,), devices=devices)
+
+
+def _seeds_together(config) -> training.Seeds | None:
+    if config.num_seeds == 1:
+        return None
+    # Wider batches are of no use to the core of a CPU.
+    at_a_time = 1 if jax.default_backend() == "cpu" else None
+    return training.Seeds(at_a_time, _mesh(config))
+
+
+def advance(
+    config, experiment: Experiment, state: mj.TrainState, num_steps: int
+) -> tuple[mj.TrainState, mj.base.Metrics]:
+    """Takes outer steps: `mj.train`, as the flags say."""
+    return mj.train(
+        experiment.step,
+        state,
+        experiment.problem.train,
+        num_tasks=config.num_tasks,
+        num_steps=num_steps,
+        at_most=config.log_every_steps,
+        seeds=_seeds_together(config),
+    )
 
 
 def trace(config, experiment: Experiment, state: mj.TrainState) -> jax.stages.Traced:
-    """The program of the next outer steps, which `mj.train` will find traced."""
+    """The program of the next outer steps, which `advance` will find traced."""
     return training.trace(
         experiment.step,
         state,
         experiment.problem.train,
         num_tasks=config.num_tasks,
         at_most=config.log_every_steps,
+        seeds=_seeds_together(config),
     )
 
 
@@ -218,7 +294,8 @@ def _estimator(config, problem: components.Problem, step=None) -> Estimator:
             stepwise, problem.loss, weights, **problem.metrics
         )
     make = components.ESTIMATORS[choices.estimator(config.learner, config.estimator)]
-    chunk, mesh = config.tasks_per_chunk, _mesh(config)
+    chunk = config.tasks_per_chunk
+    mesh = _mesh(config) if config.num_seeds == 1 else None
     return make(config, problem, learner, objective, tasks_per_chunk=chunk, mesh=mesh)
 
 

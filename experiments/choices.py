@@ -94,3 +94,8 @@ def select_inner_steps(config) -> list[int]:
     """The numbers of inner steps by whose mean score parameters are chosen."""
     default = (10,) if LEARNERS[config.learner].inner_steps else (0,)
     return list(map(int, config.select_inner_steps or default))
+
+
+def seeds(config) -> range:
+    """The seeds that a run trains."""
+    return range(config.seed, config.seed + config.num_seeds)

@@ -49,6 +49,13 @@ flags.DEFINE_string(
     "setting or the user's cache directory.",
 )
 flags.DEFINE_integer("seed", 0, "Fixes the initial parameters and training tasks.")
+flags.DEFINE_integer(
+    "num_seeds",
+    1,
+    "Seeds that one program trains, from --seed on; the directory of each is seed_N in "
+    "--workdir.",
+    1,
+)
 
 flags.DEFINE_enum(
     "data",
@@ -627,6 +634,17 @@ def _one_transform(values):
 @flags.multi_flags_validator(["data", "data_path"], "--data_path must be set for it")
 def _own_data(values):
     return values["data"] not in ("folder", "arrays", "texts") or values["data_path"]
+
+
+@flags.multi_flags_validator(
+    ["num_seeds", "distributed", "coordinator"],
+    "--num_seeds is for one process: start one for each share of the seeds, with --seed "
+    "and --workdir of its own",
+)
+def _seeds_in_one_process(values):
+    return values["num_seeds"] == 1 or not (
+        values["distributed"] or values["coordinator"]
+    )
 
 
 @flags.multi_flags_validator(

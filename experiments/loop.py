@@ -33,7 +33,7 @@ class NonFinite(Exception):
 class Since(NamedTuple):
     """What happened since the last line of the log: part of a checkpoint."""
 
-    metrics: dict[str, list[float]] = {}  # A value a step.
+    metrics: dict[str, list[list[float]]] = {}  # A value a seed, for each step.
     seconds: float = 0.0
 
     @property
@@ -49,14 +49,17 @@ class Since(NamedTuple):
         }
         return Since(more, self.seconds + seconds)
 
-    def means(self) -> dict[str, float]:
-        """Means over the steps that were not skipped, and how many were."""
-        skipped = np.array(self.metrics["train/skipped"], bool)
-        means = {
-            name: np.nan if skipped.all() else np.mean(np.array(values)[~skipped])
-            for name, values in self.metrics.items()
-        }
-        return means | {"train/skipped": float(skipped.sum())}
+    def means(self) -> list[dict[str, float]]:
+        """By seed, means over steps that were not skipped, and how many were."""
+        by_seed = {name: np.transpose(v) for name, v in self.metrics.items()}
+        return [
+            {
+                name: np.nan if skipped.all() else np.mean(values[seed][~skipped])
+                for name, values in by_seed.items()
+            }
+            | {"train/skipped": float(skipped.sum())}
+            for seed, skipped in enumerate(by_seed["train/skipped"].astype(bool))
+        ]
 
 
 def train(
@@ -87,11 +90,11 @@ def train(
       NonFinite: if more than `--max_skipped` steps in a row were not finite.
       OSError: if the directory cannot be written.
     """
-    step, ahead = int(progress.state.step), 1
+    step, ahead = min(_steps(progress)), 1
     last_line = step - since.num_steps
     with (
         signals.deferred(),
-        processes.only_first(logs.MetricLog, workdir, last_line) as log,
+        processes.only_first(_Logs, config, workdir, last_line) as log,
         processes.only_first(logs.progress_bar, config.num_steps, step) as bar,
         processes.only_first(_saver, config, workdir) as saver,
     ):
@@ -105,10 +108,10 @@ def train(
                     # All processes take as many steps the next time, or all stop.
                     seconds, received = processes.agree(seconds, signals.received)
                     progress = progress._replace(seconds=progress.seconds + seconds)
-                    taken = int(progress.state.step) - step
+                    taken = min(_steps(progress)) - step
                     since, step = since.add(metrics, taken, seconds), step + taken
                     if taken < asked:
-                        raise NonFinite(_explain(config, step, metrics))
+                        raise NonFinite(_explain(config, progress, metrics))
                     if clock.runs:
                         logging.info(clock.stop(seconds, asked))
                         draw_tasks(experiment, workdir)
@@ -118,24 +121,55 @@ def train(
                         raise Stopped(int(received))
                     ahead = max(1, int(_CALL_SECONDS * asked / seconds))
                 validates = building.validates(config, step)
-                progress, line = _line(
+                progress, lines = _lines(
                     config, experiment, progress, since, validates, signals
                 )
             except (Stopped, NonFinite):
-                saver.save(step, processes.local(progress), since._asdict())
+                # Once one seed has failed, others may be further: the older checkpoint
+                # is where all of them go on.
+                if len(set(_steps(progress))) == 1:
+                    saver.save(step, processes.local(progress), since._asdict())
                 saver.check(wait=True)
                 raise
-            # The line first: one without its checkpoint is dropped when resumed.
-            log.write(step, line)
+            # The lines first: one without its checkpoint is dropped when resumed.
+            log.write(step, lines)
             since = Since()
             if validates:
                 log.sync()
                 saver.save(step, processes.local(progress), since._asdict())
-            rate = f"{line['tasks_per_second']:.0f}"
-            bar.set_postfix({"loss": f"{line['train/loss']:.4f}", "tasks/s": rate})
+            loss = np.mean([line["train/loss"] for line in lines])
+            rate = np.sum([line["tasks_per_second"] for line in lines])
+            bar.set_postfix({"loss": f"{loss:.4f}", "tasks/s": f"{rate:.0f}"})
         if not config.num_steps:  # Else the last step has been saved.
             saver.save(step, processes.local(progress), since._asdict())
     return progress
+
+
+def _steps(progress: Progress) -> list[int]:
+    """The outer steps that each seed has taken."""
+    return np.atleast_1d(progress.state.step).tolist()
+
+
+class _Logs(contextlib.ExitStack):
+    """The log of each seed."""
+
+    def __init__(self, config, workdir: Path, step: int):
+        super().__init__()
+        directories = workdirs.of_seeds(config, workdir)
+        for directory in directories:
+            directory.mkdir(exist_ok=True)
+        self._logs = [
+            self.enter_context(logs.MetricLog(directory, step))
+            for directory in directories
+        ]
+
+    def write(self, step: int, lines: list[dict[str, float]]) -> None:
+        for log, line in zip(self._logs, lines):
+            log.write(step, line)
+
+    def sync(self) -> None:
+        for log in self._logs:
+            log.sync()
 
 
 def _saver(config, workdir: Path) -> checkpoints.InBackground:
@@ -149,41 +183,44 @@ def _saver(config, workdir: Path) -> checkpoints.InBackground:
 def _advance(
     config, experiment, progress: Progress, num_steps: int
 ) -> tuple[Progress, dict[str, np.ndarray], float]:
-    """Takes outer steps; returns metrics, one value a step, and the seconds it took."""
+    """Takes outer steps; returns metrics, `[steps, seeds]`, and the seconds it took."""
     started = time.perf_counter()
-    state, metrics = mj.train(
-        experiment.step,
-        progress.state,
-        experiment.problem.train,
-        num_tasks=config.num_tasks,
-        num_steps=num_steps,
-        at_most=config.log_every_steps,
-    )
-    metrics = {f"train/{name}": v for name, v in jax.device_get(metrics).items()}
+    state, metrics = building.advance(config, experiment, progress.state, num_steps)
+    metrics = {
+        f"train/{name}": np.atleast_2d(values).T
+        for name, values in jax.device_get(metrics).items()
+    }
     seconds = time.perf_counter() - started
     return progress._replace(state=state), metrics, seconds
 
 
-def _line(
+def _lines(
     config,
     experiment,
     progress: Progress,
     since: Since,
     validates: bool,
     signals: Signals,
-) -> tuple[Progress, dict[str, float]]:
-    """What the log says of the steps since the line before; validates if it is time."""
-    line = since.means()
-    _warn_of_trouble(line)
-    line["seconds"] = float(progress.seconds)
-    line["tasks_per_second"] = config.num_tasks * since.num_steps / since.seconds
+) -> tuple[Progress, list[dict[str, float]]]:
+    """What the logs say of the steps since the line before; validates if it is time."""
+    lines = since.means()
+    for line in lines:
+        _warn_of_trouble(line)
+        line["seconds"] = float(np.asarray(progress.seconds).max())
+        line["tasks_per_second"] = config.num_tasks * since.num_steps / since.seconds
     if validates:
+        each = building.each_seed(config, progress)
         # One process of several must not leave the others alone with it.
         at_once = not processes.are_several()
         with signals.immediate() if at_once else contextlib.nullcontext():
-            progress, scores = _validate(config, experiment, progress)
-        line |= scores | _mean_rates(config, progress.state.meta)
-    return progress, line
+            each, scores = zip(*[_validate(config, experiment, one) for one in each])
+        for seed, line, one, score in zip(choices.seeds(config), lines, each, scores):
+            text = ", ".join(f"{name} {mean:.4f}" for name, mean in score.items())
+            which = f" of seed {seed}" if len(lines) > 1 else ""
+            logging.info("step %d%s: %s", int(one.state.step), which, text)
+            line |= score | _mean_rates(config, one.state.meta)
+        progress = building.stack_seeds(config, each)
+    return progress, lines
 
 
 def _warn_of_trouble(means: dict[str, float]) -> None:
@@ -248,8 +285,6 @@ def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]
             best_step=progress.state.step.copy(),
             best_score=jnp.float32(score),
         )
-    text = ", ".join(f"{name} {mean:.4f}" for name, mean in means.items())
-    logging.info("step %d: %s", int(progress.state.step), text)
     return progress, means
 
 
@@ -262,19 +297,23 @@ def _mean_rates(config, meta) -> dict[str, float]:
     return dict(zip(names, map(float, map(np.mean, jax.tree.leaves(rates)))))
 
 
-def _explain(config, step: int, metrics: dict[str, np.ndarray]) -> str:
-    loss, grad_norm = metrics["train/loss"][-1], metrics["train/grad_norm"][-1]
+def _explain(config, progress: Progress, metrics: dict[str, np.ndarray]) -> str:
+    step = min(_steps(progress))
+    which = _steps(progress).index(step)
+    seed = choices.seeds(config)[which]
+    last = {name: values[-1, which] for name, values in metrics.items()}
+    kept = "the state before it" if config.num_seeds == 1 else "an earlier state of all"
+    loss, grad_norm = last["train/loss"], last["train/grad_norm"]
     solver = ""
-    if "train/solver_residual" in metrics:
-        residual = metrics["train/solver_residual"][-1]
+    if "train/solver_residual" in last:
         solver = (
-            f"; the solver left a residual of {residual:.2g}, which --damping, a larger "
-            "--regularization or --solver=gmres may mend"
+            f"; the solver left a residual of {last['train/solver_residual']:.2g}, which "
+            "--damping, a larger --regularization or --solver=gmres may mend"
         )
     return (
         f"step {step} has meta-loss {loss} and gradient norm {grad_norm}, and the "
         f"{config.max_skipped} before it were not finite either; its tasks are those "
-        f"that mj.training.step_tasks draws for step {step} of --seed={config.seed}, and "
-        "the state before it is saved. Start anew in another --workdir, with a smaller "
-        f"--inner_rate or --outer_rate, or fewer --inner_steps{solver}."
+        f"that mj.training.step_tasks draws for step {step} of --seed={seed}, and "
+        f"{kept} is saved. Start anew in another --workdir, with a "
+        f"smaller --inner_rate or --outer_rate, or fewer --inner_steps{solver}."
     )

@@ -90,7 +90,7 @@ def _run(
         if saved:
             progress = saved.tree
         elif config.initial_params:
-            progress = building.start_from_file(config, progress.state)
+            progress = building.start_from_file(config, progress)
         # Finds what cannot be differentiated, before it is compiled or anything written.
         program = building.trace(config, experiment, progress.state)
         if not config.eval_only:
@@ -101,11 +101,12 @@ def _run(
             raise
         print(f"Error: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
-    logging.info("%s, %d parameters", device, trees.size(progress.best))
+    size = trees.size(progress.best) // config.num_seeds
+    logging.info("%s, %d parameters", device, size)
     if config.eval_only:
         _evaluate_again(config, workdir, experiment, progress)
         return 0
-    if int(progress.state.step) < config.num_steps:
+    if np.asarray(progress.state.step).min() < config.num_steps:
         planning.check_memory(program.lower().compile(), config)
     since = Since(**saved.notes) if saved and saved.notes else Since()
     progress = train(config, workdir, experiment, progress, since, clock, signals)
@@ -129,8 +130,8 @@ def _restore(
     if not processes.share(np.int32(saved is not None)):
         return None
     saved = saved or checkpoints.Checkpoint(0, progress, None)
-    tree = building.place(config, processes.share(saved.tree))
-    step = int(tree.state.step)
+    tree = building.place_progress(config, processes.share(saved.tree))
+    step = int(np.asarray(tree.state.step).min())
     logging.info("going on from step %d", step)
     notes = processes.share_json(saved.notes)
     return checkpoints.Checkpoint(step, tree, notes)
@@ -165,16 +166,46 @@ def _select_platform(config) -> str:
 
 
 def _report(config, workdir, experiment, progress) -> None:
-    """Tests the best parameters, and writes the table, every value, and pictures."""
-    results = _test(config, experiment, progress)
-    if not processes.is_first():
-        return
-    from experiments import pictures
-
-    best = processes.local(progress.best)
+    """Tests the best parameters, and writes tables, every value, and pictures."""
     if not config.num_steps:  # Else training has drawn them.
         draw_tasks(experiment, workdir)
-    summary = _summary(config, progress, results)
+    _test_each(config, workdir, experiment, progress, "result", finish=_finish)
+
+
+def _evaluate_again(config, workdir, experiment, progress) -> None:
+    """Tests a saved run, under a name that says which of its flags were changed."""
+    changed = workdirs.differences(config, workdir)
+    name = hashlib.blake2b("\n".join(changed).encode(), digest_size=4).hexdigest()
+    stem = f"eval-{name}" if changed else "eval"
+    _test_each(config, workdir, experiment, progress, stem, changed=changed)
+
+
+def _test_each(
+    config, workdir, experiment, progress, stem: str, finish=None, **more
+) -> None:
+    """Tests the best parameters of each seed, and writes what was found."""
+    each = building.each_seed(config, progress)
+    directories = workdirs.of_seeds(config, workdir)
+    summaries = []
+    for seed, directory, one in zip(choices.seeds(config), directories, each):
+        results = _test(config, experiment, one)
+        if not processes.is_first():
+            continue
+        if finish:
+            finish(config, directory, experiment, processes.local(one.best), results)
+        summaries.append(_summary(config, seed, one, results) | more)
+        _write(directory, stem, summaries[-1], results)
+    if config.num_seeds > 1:
+        _write_over_seeds(workdir, stem, summaries)
+    if processes.is_first():
+        print((workdir / f"{stem}.txt").read_text(), end="")
+
+
+def _finish(config, workdir, experiment, best, results) -> None:
+    """Saves the best parameters of one seed, and draws what came of them."""
+    from experiments import pictures
+
+    trees.save(workdir / "best.npz", best)
     pictures.curves(workdir / "metrics.jsonl", workdir / "curves.png")
     if len(results) > 1:  # Else there are no inner steps to draw it against.
         pictures.adaptation(results, workdir / "result.png")
@@ -190,19 +221,6 @@ def _report(config, workdir, experiment, progress) -> None:
         embedding = building.embedding(config, experiment.problem)
         picture, test = workdir / "task.png", experiment.problem.test
         pictures.classification(learner, embedding, best, test, picture)
-    trees.save(workdir / "best.npz", best)
-    _write(workdir, "result", summary, results)
-
-
-def _evaluate_again(config, workdir, experiment, progress) -> None:
-    """Tests a saved run, under a name that says which of its flags were changed."""
-    changed = workdirs.differences(config, workdir)
-    results = _test(config, experiment, progress)
-    if not processes.is_first():
-        return
-    summary = _summary(config, progress, results) | {"changed": changed}
-    name = hashlib.blake2b("\n".join(changed).encode(), digest_size=4).hexdigest()
-    _write(workdir, f"eval-{name}" if changed else "eval", summary, results)
 
 
 def _test(config, experiment, progress) -> dict[int, mj.Evaluation]:
@@ -219,10 +237,10 @@ def _test(config, experiment, progress) -> dict[int, mj.Evaluation]:
     }
 
 
-def _summary(config, progress, results: dict[int, mj.Evaluation]) -> dict:
-    """What the result's files say, but for every task's values."""
+def _summary(config, seed: int, progress, results: dict[int, mj.Evaluation]) -> dict:
+    """What the result's files say of one seed, but for every task's values."""
     return {
-        "seed": config.seed,
+        "seed": seed,
         "tasks_hash": results[0].tasks_hash,
         "num_tasks": config.num_test_tasks,
         "best_step": int(progress.best_step),
@@ -252,21 +270,50 @@ def _rows(results: dict[int, mj.Evaluation]) -> list[dict]:
 def _write(
     workdir, stem: str, summary: dict, results: dict[int, mj.Evaluation]
 ) -> None:
-    """Prints the table, and writes it as text and JSON, and every task's values."""
-    table = _table(summary)
-    print(table)
+    """Writes the table as text and JSON, and every task's values."""
     values = {
         f"{name}_{num_steps}": values
         for num_steps, result in results.items()
         for name, values in result.values.items()
     }
     np.savez(workdir / f"{stem}.npz", tasks_hash=summary["tasks_hash"], **values)
-    (workdir / f"{stem}.txt").write_text(table + "\n")
+    (workdir / f"{stem}.txt").write_text(_table(summary) + "\n")
     # Last, since result.json says that the run is finished.
+    _write_json(workdir / f"{stem}.json", summary)
+
+
+def _write_json(path: Path, summary: dict) -> None:
     # JSON has no NaN: what is not finite becomes null.
     summary = json.loads(json.dumps(summary), parse_constant=lambda _: None)
-    text = json.dumps(summary, indent=1) + "\n"
-    workdirs.write_whole(workdir / f"{stem}.json", text)
+    workdirs.write_whole(path, json.dumps(summary, indent=1) + "\n")
+
+
+def _write_over_seeds(workdir, stem: str, summaries: list[dict]) -> None:
+    """Writes how much the means over tasks differ from seed to seed."""
+    metric = "accuracy" if "accuracy" in summaries[0]["rows"][0] else "loss"
+    seeds = [summary["seed"] for summary in summaries]
+    lines = [
+        f"{len(seeds)} seeds, {seeds[0]} to {seeds[-1]}: {metric} over tasks, by seed",
+        "inner steps      mean       std    lowest   highest",
+    ]
+    rows = []
+    for each in zip(*[summary["rows"] for summary in summaries]):
+        means = np.array([row[metric]["mean"] for row in each])
+        with np.errstate(invalid="ignore"):  # inf - inf, where a task diverges.
+            found = np.mean(means), np.std(means, ddof=1), np.min(means), np.max(means)
+        found = dict(zip(("mean", "std", "lowest", "highest"), map(float, found)))
+        rows.append({"inner_steps": each[0]["inner_steps"], metric: found})
+        lines.append(f"{rows[-1]['inner_steps']:11d}" + _columns(found, metric))
+    (workdir / f"{stem}.txt").write_text("\n".join(lines) + "\n")
+    same = ("num_tasks", "tasks_hash", "steps", "train_seconds", "changed")
+    summary = {name: summaries[0][name] for name in same if name in summaries[0]}
+    _write_json(workdir / f"{stem}.json", {"seeds": seeds, **summary, "rows": rows})
+
+
+def _columns(found: dict[str, float], metric: str) -> str:
+    if metric == "accuracy":
+        return "".join(f"{100 * value:9.2f}%" for value in found.values())
+    return "".join(f"{_short(value):>10s}" for value in found.values())
 
 
 def _table(summary: dict) -> str:

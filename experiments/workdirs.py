@@ -186,6 +186,13 @@ def claim(config, workdir: Path, held: contextlib.ExitStack, locked: bool) -> No
         ) from error
 
 
+def of_seeds(config, workdir: Path) -> list[Path]:
+    """Where each seed's log and result go: the run's directory, or one in it."""
+    if config.num_seeds == 1:
+        return [workdir]
+    return [workdir / f"seed_{seed}" for seed in choices.seeds(config)]
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes a file such that there is the old or the new one, and never half of it."""
     unfinished = path.with_name(f"{path.name}.unfinished")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import optax
 
@@ -36,6 +37,13 @@ class TrainState(NamedTuple):
 
 
 TrainStep = Callable[[TrainState, Task], tuple[TrainState, Metrics]]
+
+
+class Seeds(NamedTuple):
+    """How one program trains the states of several seeds."""
+
+    at_a_time: int | None = None  # By one device; None takes all side by side.
+    mesh: Mesh | None = None  # Devices that divide the seeds, along the only axis.
 
 
 def init_state(
@@ -190,6 +198,7 @@ def train(
     num_tasks: int,
     num_steps: int,
     at_most: int | None = None,
+    seeds: Seeds | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Runs outer steps as one compiled loop, tasks drawn inside it.
 
@@ -205,11 +214,14 @@ def train(
       num_steps: outer steps.
       at_most: compiles one program for any number of steps up to this one, rather than
         one for each number.
+      seeds: if given, `state` is a stack of states, leaves `[seeds, ...]`, and each is
+        trained by itself. A mesh must divide their number, and leaves the estimator of
+        the step none.
 
     Returns:
-      The state after them, and metrics of every step, `[num_steps]` each. If
-      `state.step` is less than `num_steps` further, that step and those before it,
-      as many as may be skipped, were not finite.
+      The state after them, and metrics of every step, `[num_steps]` each, with seeds
+      `[seeds, num_steps]`. If `state.step` is less than `num_steps` further, that step
+      and those before it, as many as may be skipped, were not finite.
 
     Raises:
       ValueError: if there are more steps than `at_most`.
@@ -218,16 +230,31 @@ def train(
       >>> state, metrics = train(  # doctest: +SKIP
       ...     step, state, sampler, num_tasks=25, num_steps=1000
       ... )
+
+      Eight seeds in one program, side by side:
+
+      >>> keys = jax.random.split(jax.random.key(0), 8)  # doctest: +SKIP
+      >>> states = [  # doctest: +SKIP
+      ...     init_state(key, learner, optimizer, sampler) for key in keys
+      ... ]
+      >>> states, metrics = train(  # doctest: +SKIP
+      ...     step,
+      ...     jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+      ...     sampler,
+      ...     num_tasks=25,
+      ...     num_steps=1000,
+      ...     seeds=Seeds(),
+      ... )
     """
     if at_most is None:
         at_most = max(num_steps, 1)
     if num_steps > at_most:
         raise ValueError(f"num_steps={num_steps} is more than at_most={at_most}.")
     state, metrics = _train(
-        step, num_tasks, at_most, state, as_pytree(sampler), np.int32(num_steps)
+        step, num_tasks, at_most, seeds, state, as_pytree(sampler), np.int32(num_steps)
     )
     if num_steps < at_most:
-        metrics = jax.tree.map(lambda x: x[:num_steps], metrics)
+        metrics = jax.tree.map(lambda x: x[..., :num_steps], metrics)
     return state, metrics
 
 
@@ -238,6 +265,7 @@ def trace(
     *,
     num_tasks: int,
     at_most: int,
+    seeds: Seeds | None = None,
 ) -> jax.stages.Traced:
     """Traces what `train` would run with the same arguments, and runs nothing.
 
@@ -250,24 +278,57 @@ def trace(
       sampler: draws one task from a key.
       num_tasks: tasks an outer step.
       at_most: outer steps, at most.
+      seeds: as in `train`.
 
     Returns:
       The traced program.
     """
     return _train.trace(
-        step, num_tasks, at_most, state, as_pytree(sampler), np.int32(at_most)
+        step, num_tasks, at_most, seeds, state, as_pytree(sampler), np.int32(at_most)
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def _train(
+    step: TrainStep,
+    num_tasks: int,
+    at_most: int,
+    seeds: Seeds | None,
+    state: TrainState,
+    sampler: Sampler,
+    num_steps: jax.Array,
+):
+    run = partial(_run, step, num_tasks, at_most)
+    if seeds is None:
+        return run(state, sampler, num_steps)
+
+    def run_each(states, sampler, num_steps):
+        each = partial(run, sampler=sampler, num_steps=num_steps)
+        if seeds.at_a_time == 1:
+            return jax.lax.map(each, states)
+        side_by_side = seeds.at_a_time or len(states.step)
+        return jax.lax.map(each, states, batch_size=side_by_side)
+
+    if seeds.mesh is not None:
+        all_of_it, divided = PartitionSpec(), PartitionSpec(seeds.mesh.axis_names)
+        run_each = jax.shard_map(
+            run_each,
+            mesh=seeds.mesh,
+            in_specs=(divided, all_of_it, all_of_it),
+            out_specs=divided,
+            check_vma=False,
+        )
+    return run_each(state, sampler, num_steps)
+
+
+def _run(
     step: TrainStep,
     num_tasks: int,
     at_most: int,
     state: TrainState,
     sampler: Sampler,
     num_steps: jax.Array,
-):
+) -> tuple[TrainState, Metrics]:
     def draw(index):
         return step_tasks(state.key, index, sampler, num_tasks)
 

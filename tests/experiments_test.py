@@ -165,7 +165,7 @@ def stopped(run, monkeypatch):
         original = getattr(loop, function)
 
         def signalled(config, experiment, progress, *rest):
-            if int(progress.state.step) == at_step:
+            if np.max(progress.state.step) == at_step:
                 os.kill(os.getpid(), number)
             return original(config, experiment, progress, *rest)
 
@@ -366,6 +366,8 @@ BAD_FLAGS = {
     "unknown learner": (["--learner=reptil"], "maml|fomaml"),
     "chunk": (["--num_tasks=10", "--tasks_per_chunk=4"], "must divide --num_tasks"),
     "no tasks": (["--num_tasks=0"], "positive"),
+    "no seeds": (["--num_seeds=0"], "positive"),
+    "seeds everywhere": (["--num_seeds=2", "--distributed"], "is for one process"),
     "unsorted steps": (["--eval_inner_steps=5,1"], "ascending"),
     "own data unnamed": (["--data=folder"], "--data_path must be set"),
     "two parts": (["--class_split=0.5,0.5"], "three parts"),
@@ -453,6 +455,10 @@ BAD_CONFIGURATIONS = {
     "NaN meta-gradient": (["--inner_optimizer=adam"], "eps_root"),
     "no GPU": (["--platform=gpu"], "--platform=gpu was asked for"),
     "too many devices": (["--num_devices=1000"], "choose one of 1"),
+    "seeds undivided": (
+        ["--num_seeds=6", "--num_devices=4"],
+        "does not do for --num_seeds=6: choose one of 1, 2, 3.",
+    ),
     "no run to evaluate": (["--eval_only"], "holds no run to evaluate"),
     "nothing adapted": (["--adapted=Conv_*"], "Nothing matches 'Conv_*': there are"),
     "half adapted": (["--adapted=head/*,haed"], "Nothing matches 'haed': there are"),
@@ -503,6 +509,77 @@ def test_a_run_is_the_same_on_any_number_of_devices(with_flags):
     )
     for losses in others:
         assert losses == pytest.approx(one, rel=1e-4)
+
+
+def test_seeds_of_one_program_leave_what_their_own_runs_would(run, finished, tmp_path):
+    workdir = tmp_path / "seeds"
+    arguments = [*TINY, "--num_seeds=2", f"--workdir={workdir}"]
+    code, out, errors = run(*arguments)
+    assert code == 0, errors
+    assert "2 seeds, 0 to 1: loss over tasks, by seed" in out
+    means = []
+    for seed in range(2):
+        # Tasks that devices share are added up in another order.
+        alone = finished(f"--seed={seed}", "--num_devices=1")
+        own = workdir / f"seed_{seed}"
+        assert lines(own) == lines(alone)
+        assert (own / "best.npz").read_bytes() == (alone / "best.npz").read_bytes()
+        assert (own / "result.txt").read_text() == (alone / "result.txt").read_text()
+        found, expected = (
+            json.loads((directory / "result.json").read_text())
+            for directory in (own, alone)
+        )
+        assert found["seed"] == seed and found["rows"] == expected["rows"]
+        assert list(own.glob("events.out.tfevents*"))
+        means.append([row["loss"]["mean"] for row in found["rows"]])
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["seeds"] == [0, 1]
+    for row, values in zip(result["rows"], np.transpose(means), strict=True):
+        expected = [values.mean(), values.std(ddof=1), values.min(), values.max()]
+        assert list(row["loss"].values()) == pytest.approx(expected)
+    code, out, errors = run(
+        "--eval_only", "--platform=cpu", f"--workdir={workdir}", "--num_test_tasks=2"
+    )
+    assert code == 0 and "2 seeds" in out, errors
+    (name,) = {path.name for path in workdir.glob("*/eval-*.json")}
+    assert json.loads((workdir / name).read_text())["num_tasks"] == 2
+
+
+def test_seeds_of_one_program_go_on_together(run, stopped, finished, tmp_path):
+    seeds = "--num_seeds=2"
+    whole, cut = finished(seeds), tmp_path / "cut"
+    arguments = [*TINY, seeds, f"--workdir={cut}"]
+    assert stopped("_advance", signal.SIGTERM, 0, *arguments)[0] == 143
+    code, _, errors = run(*arguments)
+    assert code == 0, errors
+    for seed in ("seed_0", "seed_1"):
+        assert lines(cut / seed) == lines(whole / seed)
+        for file in ("best.npz", "result.txt"):
+            assert (cut / seed / file).read_bytes() == (
+                whole / seed / file
+            ).read_bytes()
+
+
+def test_a_seed_that_fails_is_named_and_all_stay_at_their_checkpoint(
+    run, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    arguments = [*TINY, "--num_seeds=3", "--max_skipped=0", f"--workdir={workdir}"]
+    advance = building.advance
+
+    def spoiled(config, experiment, state, num_steps):
+        bias = state.meta["Dense_0"]["bias"]
+        if int(state.step[0]) == 2:
+            state.meta["Dense_0"]["bias"] = bias.at[1].set(np.nan)
+        return advance(config, experiment, state, num_steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "advance", spoiled)
+        code, _, errors = run(*arguments)
+    assert code == runner.NON_FINITE
+    assert "step 2 has meta-loss nan" in errors and "--seed=1, and an" in errors
+    assert saved(workdir) == [2]
+    assert run(*arguments)[0] == 0
 
 
 def test_a_directory_that_cannot_be_made_is_named(run, tmp_path):

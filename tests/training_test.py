@@ -211,28 +211,72 @@ def test_one_program_serves_any_number_of_steps_bit_for_bit(parts):
         mj.train(step, state, SAMPLER, num_tasks=4, num_steps=8, at_most=7)
 
 
-def test_seeds_train_side_by_side_in_one_program(parts):
+def stacked(learner, seeds):
+    states = [
+        mj.init_state(jax.random.key(seed), learner, OPTIMIZER, SAMPLER)
+        for seed in seeds
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+@pytest.mark.parametrize(
+    "at_a_time, num_devices", [(None, 1), (1, 1), (2, 1), (None, 2), (1, 4)]
+)
+def test_each_of_several_seeds_is_trained_as_if_alone(parts, at_a_time, num_devices):
     learner, step = parts
-
-    def begin(seed):
-        key = jax.random.key(seed)
-        return mj.init_state(key, learner, OPTIMIZER, SAMPLER)
-
-    @jax.jit
-    @jax.vmap
-    def train(state):
-        return mj.train(step, state, SAMPLER, num_tasks=4, num_steps=5)
-
-    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(begin, range(3)))
-    together, metrics = train(states)
-    assert metrics["loss"].shape == (3, 5)
-    for seed in range(3):
-        alone, _ = mj.train(step, begin(seed), SAMPLER, num_tasks=4, num_steps=5)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a[seed], b, rtol=1e-4, atol=1e-6),  # noqa: B023
-            together.meta,
-            alone.meta,
+    together = stacked(learner, range(4))
+    mesh = None
+    if num_devices > 1:
+        mesh = mj.estimators.task_mesh(num_devices)
+        divided = jax.NamedSharding(mesh, jax.P("tasks"))
+        together = jax.device_put(together, divided)
+    seeds = mj.training.Seeds(at_a_time, mesh)
+    arguments = {"num_tasks": 4, "at_most": 5, "seeds": seeds}
+    traced = mj.training.trace(step, together, SAMPLER, **arguments)
+    assert "all-" not in traced.lower().compile().as_text()
+    programs = mj.training._train._cache_size()
+    logs = []
+    for num_steps in (3, 2):
+        together, log = mj.train(
+            step, together, SAMPLER, num_steps=num_steps, **arguments
         )
+        logs.append(log["loss"])
+    assert mj.training._train._cache_size() == programs + 1
+    losses = np.concatenate(logs, axis=1)
+    assert losses.shape == (4, 5)
+    # Seeds that follow one another are computed as those of programs of their own.
+    tolerance = {"rtol": 0} if at_a_time == 1 else {"rtol": 1e-4, "atol": 1e-6}
+    for seed in range(4):
+        state = mj.init_state(jax.random.key(seed), learner, OPTIMIZER, SAMPLER)
+        alone, metrics = mj.train(step, state, SAMPLER, num_tasks=4, num_steps=5)
+        np.testing.assert_allclose(losses[seed], metrics["loss"], **tolerance)
+        for many, one in zip(
+            jax.tree.leaves(together.meta), jax.tree.leaves(alone.meta)
+        ):
+            np.testing.assert_allclose(many[seed], one, **tolerance)
+
+
+@pytest.mark.parametrize("at_a_time", [None, 1])
+def test_a_seed_that_is_not_finite_leaves_the_others_alone(parts, at_a_time):
+    learner, good = parts
+    objective = mj.query_loss(learner, losses.squared_error)
+    meta_grad = mj.estimators.backprop(objective)
+    together = stacked(learner, range(2))
+    bad = together.meta["Dense_0"]["bias"].at[1, 0].set(jnp.nan)
+    together.meta["Dense_0"]["bias"] = bad
+    step = mj.train_step(meta_grad, OPTIMIZER, max_skipped=1)
+    together, _ = mj.train(
+        step,
+        together,
+        SAMPLER,
+        num_tasks=4,
+        num_steps=5,
+        seeds=mj.training.Seeds(at_a_time),
+    )
+    np.testing.assert_array_equal(together.step, [5, 1])
+    alone, _ = mj.train(good, start(learner), SAMPLER, num_tasks=4, num_steps=5)
+    for many, one in zip(jax.tree.leaves(together.meta), jax.tree.leaves(alone.meta)):
+        np.testing.assert_allclose(many[0], one, rtol=1e-4, atol=1e-6)
 
 
 def test_the_tasks_of_a_step_can_be_drawn_again(parts):
