@@ -9,6 +9,7 @@
     growth   how time and temporaries grow with tasks, steps, ways, shots and width
     adapt    what one task costs in use, learner by learner
     devices  how a step takes more devices, and would take hundreds
+    seeds    what several seeds in one program take, beside one seed at a time
 
 Writes a table, JSON and a picture for each. Needs no network.
 """
@@ -54,7 +55,7 @@ SUITES = {
     "peers": _peers,
     **{
         name: partial(_alone, name)
-        for name in ("train", "memory", "growth", "adapt", "devices")
+        for name in ("train", "memory", "growth", "adapt", "devices", "seeds")
     },
 }
 

@@ -228,7 +228,9 @@ def test_the_picture_is_drawn(tmp_path):
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["train", "memory", "growth", "adapt", "devices"])
+@pytest.mark.parametrize(
+    "name", ["train", "memory", "growth", "adapt", "devices", "seeds"]
+)
 def test_a_suite_is_measured_in_a_process_of_its_own(name, tmp_path):
     """With a stand-in for its `run`, which takes minutes; what it imports is real."""
     stand_in = (
