@@ -86,6 +86,13 @@ def _begin(state: mj.TrainState) -> Progress:
 
 def training_step(config, problem: components.Problem) -> training.TrainStep:
     """The outer step that the flags name."""
+    step = _training_step(config, problem)
+    if config.divide_state:
+        return training.keep_divided(step, _dividing_mesh(config))
+    return step
+
+
+def _training_step(config, problem: components.Problem) -> training.TrainStep:
     optimizer = _outer_optimizer(config)
     if not config.first_order_until and not config.multi_step_loss:
         return mj.train_step(
@@ -111,20 +118,31 @@ def changed(config, **flags) -> SimpleNamespace:
 
 def place(config, tree: PyTree) -> PyTree:
     """Copies arrays to each of the devices that share the tasks, or the seeds."""
-    return _put(config, tree, PartitionSpec())
+    mesh = _mesh(config)
+    return _put(tree, mesh and NamedSharding(mesh, PartitionSpec()))
 
 
 def place_progress(config, progress: Progress) -> Progress:
-    """Copies progress to each of the devices, or divides its seeds among them."""
-    divided = PartitionSpec("seeds") if config.num_seeds > 1 else PartitionSpec()
-    return _put(config, progress, divided)
+    """Copies progress to each of the devices, or divides it among them."""
+    mesh = _mesh(config)
+    if config.divide_state:
+        return _put(progress, training.divided(progress, _dividing_mesh(config)))
+    spec = PartitionSpec("seeds") if config.num_seeds > 1 else PartitionSpec()
+    return _put(progress, mesh and NamedSharding(mesh, spec))
 
 
-def _put(config, tree: PyTree, spec: PartitionSpec) -> PyTree:
+def _dividing_mesh(config) -> Mesh:
     mesh = _mesh(config)
     if mesh is None:
+        raise ValueError(
+            "--divide_state needs more devices than the one that there is."
+        )
+    return mesh
+
+
+def _put(tree: PyTree, sharding: PyTree) -> PyTree:
+    if sharding is None:
         return tree
-    sharding = NamedSharding(mesh, spec)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     # device_put reaches no other process; a program does.

@@ -356,6 +356,12 @@ flags.DEFINE_integer(
     "set.",
     1,
 )
+flags.DEFINE_bool(
+    "divide_state",
+    False,
+    "Divide the parameters and the optimizer's state among the devices, which put them "
+    "together for each step: for models too large for every device to hold both.",
+)
 flags.DEFINE_integer(
     "tasks_per_chunk",
     None,
@@ -645,6 +651,13 @@ def _seeds_in_one_process(values):
     return values["num_seeds"] == 1 or not (
         values["distributed"] or values["coordinator"]
     )
+
+
+@flags.multi_flags_validator(
+    ["num_seeds", "divide_state"], "--divide_state is for a single seed"
+)
+def _divides_one_state(values):
+    return values["num_seeds"] == 1 or not values["divide_state"]
 
 
 @flags.multi_flags_validator(

@@ -164,12 +164,21 @@ def _is_key(leaf) -> bool:
 
 
 def local(tree: PyTree) -> PyTree:
-    """A tree that all devices hold, on one device of this process alone."""
+    """A tree that devices hold or divide, as a whole and of this process alone.
+
+    All processes must call it.
+    """
     if not are_several():
         return tree
-    return jax.tree.map(
-        lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree
-    )
+
+    def whole(leaf):
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        if not leaf.is_fully_replicated:
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return leaf.addressable_data(0)
+
+    return jax.tree.map(whole, tree)
 
 
 def agree(*numbers: float) -> list[float]:

@@ -120,9 +120,9 @@ def _restore(
 ) -> checkpoints.Checkpoint | None:
     """The newest checkpoint, which the first process reads for all."""
     fingerprint = {} if config.eval_only else workdirs.fingerprint(config)
+    like = processes.local(progress)
 
     def restore():
-        like = processes.local(progress)
         directory = workdir / "checkpoints"
         return checkpoints.restore(directory, like, fingerprint=fingerprint)
 
@@ -188,11 +188,11 @@ def _test_each(
     directories = workdirs.of_seeds(config, workdir)
     summaries = []
     for seed, directory, one in zip(choices.seeds(config), directories, each):
-        results = _test(config, experiment, one)
+        results, best = _test(config, experiment, one), processes.local(one.best)
         if not processes.is_first():
             continue
         if finish:
-            finish(config, directory, experiment, processes.local(one.best), results)
+            finish(config, directory, experiment, best, results)
         summaries.append(_summary(config, seed, one, results) | more)
         _write(directory, stem, summaries[-1], results)
     if config.num_seeds > 1:

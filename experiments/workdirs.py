@@ -38,6 +38,7 @@ _FREE = (
     "eval_tasks_per_chunk",
     "tasks_per_chunk",
     "num_devices",
+    "divide_state",
     "keep_checkpoints",
     "max_skipped",
     "adjoint",

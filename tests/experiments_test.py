@@ -366,6 +366,7 @@ BAD_FLAGS = {
     "unknown learner": (["--learner=reptil"], "maml|fomaml"),
     "chunk": (["--num_tasks=10", "--tasks_per_chunk=4"], "must divide --num_tasks"),
     "no tasks": (["--num_tasks=0"], "positive"),
+    "seeds divided": (["--num_seeds=2", "--divide_state"], "is for a single seed"),
     "no seeds": (["--num_seeds=0"], "positive"),
     "seeds everywhere": (["--num_seeds=2", "--distributed"], "is for one process"),
     "unsorted steps": (["--eval_inner_steps=5,1"], "ascending"),
@@ -455,6 +456,7 @@ BAD_CONFIGURATIONS = {
     "NaN meta-gradient": (["--inner_optimizer=adam"], "eps_root"),
     "no GPU": (["--platform=gpu"], "--platform=gpu was asked for"),
     "too many devices": (["--num_devices=1000"], "choose one of 1"),
+    "a divided state": (["--divide_state", "--num_devices=1"], "needs more devices"),
     "seeds undivided": (
         ["--num_seeds=6", "--num_devices=4"],
         "does not do for --num_seeds=6: choose one of 1, 2, 3.",

@@ -52,9 +52,9 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def test_four_processes_share_a_run_that_another_goes_on_with(start, run, tmp_path):
-    """They compute what one does, and a lost one ends the others at once."""
+    """Each holds a part of the state; a lost one ends the others at once."""
     directory = tmp_path / "run" / "checkpoints"
-    first, *others = start(4, "--num_steps=1000000")
+    first, *others = start(4, "--divide_state", "--num_steps=1000000")
     while not checkpoints.find(directory):
         assert first.poll() is None, first.communicate()[1]
         time.sleep(0.02)

@@ -327,6 +327,32 @@ def test_devices_share_training_and_the_drawing_of_tasks_in_one_program(
     )
 
 
+def test_a_divided_state_is_trained_to_the_same_and_stays_divided(parts):
+    """With parameters put together for a step, and no device holding all of them."""
+    learner, one_device = parts
+    mesh = mj.estimators.task_mesh(4)
+    objective = mj.query_loss(learner, losses.squared_error)
+    step = mj.train_step(mj.estimators.backprop(objective, mesh=mesh), OPTIMIZER)
+    step = mj.training.keep_divided(step, mesh)
+    state = start(learner)
+    shardings = mj.training.divided(state, mesh)
+    state = jax.device_put(state, shardings)
+    programs = mj.training._train._cache_size()
+    for _ in range(2):
+        state, _ = mj.train(step, state, SAMPLER, num_tasks=4, num_steps=3)
+    assert mj.training._train._cache_size() == programs + 1
+    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(shardings)):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    # Of 8 hidden units each device has 2; the bias of the only output is on all.
+    held = [leaf.addressable_data(0).size for leaf in jax.tree.leaves(state.meta)]
+    assert held == [2, 2, 1, 2]
+    expected, _ = mj.train(
+        one_device, start(learner), SAMPLER, num_tasks=4, num_steps=6
+    )
+    for a, b in zip(jax.tree.leaves(state.meta), jax.tree.leaves(expected.meta)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_arrays_of_the_sampler_are_arguments_of_the_program(parts):
     images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1)).astype(np.uint8)
     sampler = mj.data.FewShot(mj.data.from_arrays(images, np.arange(60) % 6), 5, 1, 1)
