@@ -82,7 +82,9 @@ def test_devices_of_a_cpu_share_its_memory(num_devices):
         alias_size_in_bytes=2,
     )
     compiled = SimpleNamespace(memory_analysis=lambda: memory)
-    config = SimpleNamespace(num_tasks=4, tasks_per_chunk=1, num_devices=num_devices)
+    config = SimpleNamespace(
+        num_tasks=4, tasks_per_chunk=1, num_devices=num_devices, num_seeds=1
+    )
     assert planning._bytes(compiled, config) == (5 * num_devices, 9 * num_devices)
 
 
@@ -100,6 +102,7 @@ def test_an_error_without_words_is_explained_too():
         num_tasks=4,
         tasks_per_chunk=1,
         num_devices=1,
+        num_seeds=1,
         eval_tasks_per_chunk=9,
         inner_steps=1,
         learner="maml",
