@@ -386,9 +386,10 @@ def _run(
         return step_tasks(state.key, index, sampler, num_tasks)
 
     step = jax.jit(step)  # To be traced once, for its shapes and in the loop.
-    tasks_shape = jax.eval_shape(draw, state.step)
-    ahead = _steps_ahead(tasks_shape, at_most)
-    _, metrics_shape = jax.eval_shape(step, state, tasks_shape)
+    # Not their shapes alone, which do not say on which devices they are.
+    example = draw(state.step)
+    ahead = _steps_ahead(example, at_most)
+    _, metrics_shape = jax.eval_shape(step, state, example)
     nothing = jax.tree.map(
         lambda x: jnp.zeros((at_most, *x.shape), x.dtype), metrics_shape
     )

@@ -306,13 +306,20 @@ def test_devices_share_training_and_the_drawing_of_tasks_in_one_program(
     learner, one_device = parts
     objective = mj.query_loss(learner, losses.squared_error)
     mesh = mj.estimators.task_mesh(4)
-    step = mj.train_step(mj.estimators.backprop(objective, mesh=mesh), OPTIMIZER)
+    inner = mj.train_step(mj.estimators.backprop(objective, mesh=mesh), OPTIMIZER)
+    traces = []
+
+    def step(state, tasks):
+        traces.append(state)
+        return inner(state, tasks)
+
     state = jax.device_put(start(learner), jax.NamedSharding(mesh, jax.P()))
     checkpoints.save(tmp_path / "saved", 0, state)
     expected, _ = mj.train(
         one_device, start(learner), SAMPLER, num_tasks=4, num_steps=6
     )
     compiled = mj.training.trace(step, state, SAMPLER, num_tasks=4, at_most=3)
+    assert len(traces) == 1
     text = compiled.lower().compile().as_text()
     assert text.count(" all-reduce(") == 1 and "all-gather" not in text
     programs = mj.training._train._cache_size()
