@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 
 import jax
-from jax.extend.core import jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
@@ -25,6 +24,7 @@ from metajax.base import (
     PyTree,
     Task,
 )
+from metajax.tracing import trace_once
 
 _NOISE = 2**32 - 1  # No task has this number.
 
@@ -350,14 +350,11 @@ def _in_chunks(total: SumOverTasks, chunk: int | None) -> SumOverTasks:
 
         chunks = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), each)
         one = jax.tree.map(lambda x: x[0], chunks)
-        # Traced once, both for its shapes and for the loop: tracing takes a while.
-        program, shapes = jax.make_jaxpr(total, return_shape=True)(key, meta, *one)
-        total_of_chunk = jaxpr_as_fun(program)
+        total_of_chunk, shapes = trace_once(total, key, meta, *one)
 
         def add_chunk(so_far, each):
-            leaves = total_of_chunk(*jax.tree.leaves((key, meta, *each)))
-            total = jax.tree.structure(shapes).unflatten(leaves)
-            return jax.tree.map(jnp.add, so_far, total), None
+            added = total_of_chunk(key, meta, *each)
+            return jax.tree.map(jnp.add, so_far, added), None
 
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add_chunk, zeros, chunks)[0]

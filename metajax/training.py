@@ -21,6 +21,7 @@ from metajax.base import (
     Sampler,
     Task,
 )
+from metajax.tracing import trace_once
 
 _DRAWN_BYTES = 1 << 20  # Of tasks that wait for their step.
 
@@ -385,11 +386,9 @@ def _run(
     def draw(index):
         return step_tasks(state.key, index, sampler, num_tasks)
 
-    step = jax.jit(step)  # To be traced once, for its shapes and in the loop.
-    # Not their shapes alone, which do not say on which devices they are.
-    example = draw(state.step)
-    ahead = _steps_ahead(example, at_most)
-    _, metrics_shape = jax.eval_shape(step, state, example)
+    tasks_shape = jax.eval_shape(draw, state.step)
+    ahead = _steps_ahead(tasks_shape, at_most)
+    step, (_, metrics_shape) = trace_once(step, state, tasks_shape)
     nothing = jax.tree.map(
         lambda x: jnp.zeros((at_most, *x.shape), x.dtype), metrics_shape
     )

@@ -62,7 +62,10 @@ def saves(monkeypatch):
 
 
 # Read but once, and of invented characters no more than a task needs.
-LOADED = {name: cache(getattr(mj.data, name)) for name in ("omniglot", "mnist")}
+LOADED = {
+    name: cache(getattr(mj.data, name))
+    for name in ("omniglot", "mnist", "cifar_fs", "clinc150")
+}
 LOADED["glyphs"] = partial(mj.data.glyphs, num_classes=20)
 
 
