@@ -462,7 +462,7 @@ BAD_CONFIGURATIONS = {
     "a divided state": (["--divide_state", "--num_devices=1"], "needs more devices"),
     "seeds undivided": (
         ["--num_seeds=6", "--num_devices=4"],
-        "does not do for --num_seeds=6: choose one of 1, 2, 3.",
+        "does not do for --num_seeds=6: choose one of 1, 2, 3, 6.",
     ),
     "no run to evaluate": (["--eval_only"], "holds no run to evaluate"),
     "nothing adapted": (["--adapted=Conv_*"], "Nothing matches 'Conv_*': there are"),

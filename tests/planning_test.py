@@ -22,7 +22,7 @@ def needs(monkeypatch):
 
     def measure(config, changes, experiment, state):
         config = vars(config) | changes
-        chunk = config["tasks_per_chunk"] or config["num_tasks"] // 4
+        chunk = config["tasks_per_chunk"] or config["num_tasks"] // 8
         total = 100 * chunk / (1 if config["remat"] == "none" else 2)
         return planning.Need(total, total, flops=1 if config["remat"] == "none" else 2)
 
@@ -41,8 +41,8 @@ def needs(monkeypatch):
     ],
 )
 def test_a_dry_run_recommends_what_fits(run, needs, memory, advice):
-    needs(memory)  # For 32 tasks on four devices.
-    code, out, errors = run(*SMALL, "--num_tasks=32")
+    needs(memory)  # For 64 tasks on eight devices.
+    code, out, errors = run(*SMALL, "--num_tasks=64")
     assert code == 0, errors
     assert out.splitlines()[-1].startswith(f"Recommended: {advice}")
 
@@ -52,7 +52,7 @@ def test_a_dry_run_recommends_what_fits(run, needs, memory, advice):
     [
         (["--num_tasks=4", "--num_devices=2", "--tasks_per_chunk=1"], 2, 4),
         (["--num_tasks=8", "--tasks_per_chunk=4", "--learner=fomaml"], 4, 2),
-        (["--num_tasks=6", "--learner=fomaml"], 2, 2),
+        (["--num_tasks=12", "--learner=fomaml"], 2, 2),
     ],
 )
 def test_a_dry_run_compiles_other_chunks_on_the_same_devices(
@@ -91,7 +91,7 @@ def test_devices_of_a_cpu_share_its_memory(num_devices):
 def test_a_run_without_memory_ends_with_advice_and_a_code(run, monkeypatch, tmp_path):
     monkeypatch.setattr(planning, "device_memory", lambda: 1000)
     flags = [flag for flag in SMALL if flag != "--dry_run"]
-    code, _, errors = run(*flags, "--num_tasks=8", f"--workdir={tmp_path / 'run'}")
+    code, _, errors = run(*flags, "--num_tasks=16", f"--workdir={tmp_path / 'run'}")
     assert code == runner.OUT_OF_MEMORY
     assert errors.startswith("Error: out of memory: the training step needs")
     assert "--tasks_per_chunk below 2" in errors and errors.count("\n") == 1
