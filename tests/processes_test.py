@@ -51,19 +51,29 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     return checkpoints.read(path)[1]
 
 
-def test_four_processes_share_a_run_that_another_goes_on_with(start, run, tmp_path):
-    """Each holds a part of the state; a lost one ends the others at once."""
-    directory = tmp_path / "run" / "checkpoints"
-    first, *others = start(4, "--divide_state", "--num_steps=1000000")
-    while not checkpoints.find(directory):
+def newest(directory: Path, first: subprocess.Popen, after: int = 0):
+    """Waits for a checkpoint later than a step; returns its step and path."""
+    while not (found := checkpoints.find(directory)) or found[0][0] <= after:
         assert first.poll() is None, first.communicate()[1]
         time.sleep(0.02)
-    others[2].send_signal(signal.SIGKILL)
+    return found[0]
+
+
+def lose(lost: subprocess.Popen, others: list[subprocess.Popen]) -> None:
+    lost.send_signal(signal.SIGKILL)
     sent = time.monotonic()
-    for process in (first, *others[:2]):
-        _, errors = process.communicate()
-        assert process.returncode == 75 and "another process of the run" in errors
+    for process in others:
+        process.communicate()
+        assert process.returncode == 75
     assert time.monotonic() - sent < 10
+
+
+def test_a_run_goes_on_with_other_numbers_of_processes(start, run, tmp_path):
+    """Each holds a part of the state, and whichever is lost, the others end at once."""
+    directory = tmp_path / "run" / "checkpoints"
+    first, *others = start(4, "--divide_state", "--num_steps=1000000")
+    newest(directory, first)
+    lose(others[2], [first, *others[:2]])
     step, path = checkpoints.find(directory)[0]
     shared = arrays(path)
     alone = tmp_path / "alone"
@@ -73,14 +83,16 @@ def test_four_processes_share_a_run_that_another_goes_on_with(start, run, tmp_pa
     assert set(one) == set(shared)
     for name in set(one) - {"seconds", "best_step"}:
         np.testing.assert_allclose(shared[name], one[name], rtol=1e-4, atol=1e-6)
-    code, _, errors = run(
-        *RUN, f"--num_steps={step + 4}", f"--workdir={path.parents[1]}"
-    )
+    first, other = start(2, "--num_steps=1000000")
+    newest(directory, first, after=step)
+    lose(first, [other])
+    last = checkpoints.find(directory)[0][0] + 4
+    code, _, errors = run(*RUN, f"--num_steps={last}", f"--workdir={path.parents[1]}")
     assert code == 0, errors
     lines = logs.read_metrics(tmp_path / "run" / "metrics.jsonl")
     steps = [line["step"] for line in lines]
-    assert steps == sorted(set(steps)) and steps[-1] == step + 4
-    assert len((tmp_path / "run" / "starts.jsonl").read_text().splitlines()) == 2
+    assert steps == sorted(set(steps)) and steps[-1] == last
+    assert len((tmp_path / "run" / "starts.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize(
