@@ -1,6 +1,7 @@
 """Ends and damages real runs at random, and compares them with one left alone."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 import random
 import re
@@ -38,15 +39,25 @@ def _remove(path: Path, chance: random.Random) -> None:
     path.unlink()
 
 
-# How a process is ended, and what happens to the newest checkpoint then.
+class Fault(NamedTuple):
+    """How a process is ended, and what happens to the newest checkpoint then."""
+
+    signal: signal.Signals
+    damage: Callable[[Path, random.Random], None] | None = None
+    early: bool = False  # At any moment of the start, rather than in training.
+
+
 FAULTS = {
-    "kill": (signal.SIGKILL, None),
-    "terminate": (signal.SIGTERM, None),
-    "interrupt": (signal.SIGINT, None),
-    "kill, flip a bit": (signal.SIGKILL, _flip),
-    "kill, truncate": (signal.SIGKILL, _truncate),
-    "kill, remove": (signal.SIGKILL, _remove),
+    "kill": Fault(signal.SIGKILL),
+    "terminate": Fault(signal.SIGTERM),
+    "interrupt": Fault(signal.SIGINT),
+    "kill, flip a bit": Fault(signal.SIGKILL, _flip),
+    "kill, truncate": Fault(signal.SIGKILL, _truncate),
+    "kill, remove": Fault(signal.SIGKILL, _remove),
+    "kill at the start": Fault(signal.SIGKILL, early=True),
+    "terminate at the start": Fault(signal.SIGTERM, early=True),
 }
+_START_SECONDS = 6.0
 
 
 class Report(NamedTuple):
@@ -164,22 +175,29 @@ def meet(
 
 def _fault(run: _Run, name: str, chance: random.Random, report: Report) -> Report:
     """One start that meets one fault."""
-    number, damage = FAULTS[name]
+    number, damage, early = FAULTS[name]
     saved = max(run.whole_checkpoints(), default=0)
     run.start()
-    _expect(run.trains(), run)
+    if early:
+        time.sleep(chance.uniform(0, _START_SECONDS))
+    else:
+        _expect(run.trains(), run)
     if damage:  # Without a whole one left, a run is refused.
         while len(run.whole_checkpoints()) < 2 and run.process.poll() is None:
             time.sleep(0.02)
-    time.sleep(chance.uniform(0, 0.4))
+    if not early:
+        time.sleep(chance.uniform(0, 0.4))
     run.process.send_signal(number)
     sent = time.monotonic()
     code = run.end()
     seconds = time.monotonic() - sent
     # Else it came to its end before, and needs more steps, or did not meet the signal.
-    _expect(code == (-number if number == signal.SIGKILL else 128 + number), run)
-    report = _resumed(run, saved, report)
-    if number != signal.SIGKILL:  # Then what is logged is saved, too.
+    codes = {-number} if number == signal.SIGKILL else {128 + number}
+    if early:
+        codes.add(-number)  # Before the runner could see to it.
+    _expect(code in codes, run)
+    report = _resumed(run, saved, report, early)
+    if number != signal.SIGKILL and not early:  # Then what is logged is saved, too.
         lines = logs.read_metrics(run.workdir / "metrics.jsonl")
         kept = max(run.whole_checkpoints(), default=0) >= lines[-1]["step"]
         report = report._replace(lost=report.lost + (not kept))
@@ -194,9 +212,11 @@ def _fault(run: _Run, name: str, chance: random.Random, report: Report) -> Repor
     )
 
 
-def _resumed(run: _Run, saved: int, report: Report) -> Report:
-    """Adds from where a start went on, by what it has said."""
+def _resumed(run: _Run, saved: int, report: Report, early: bool = False) -> Report:
+    """Adds from where a start went on, by what it has said, if it came so far."""
     begun = re.search(r"going on from step (\d+)", run.log)
+    if early and not begun:
+        return report
     lost = saved != (int(begun[1]) if begun else 0)
     first = re.search(r"first step after ([\d.]+) s", run.log)
     seconds = [float(first[1])] if begun and first else []
