@@ -49,7 +49,7 @@ LEARNERS = {
     "maml_plus_plus": Traits(("adapted", "per_step", "multi_step_loss")),
     "warpgrad": Traits(adjoint=None, moves=False),
     "protonet": _fitting_a_head(),
-    "matching_net": _fitting_a_head(),
+    "matching_net": _fitting_a_head("context_steps"),
     "relation_net": _fitting_a_head("relation"),
     "r2d2": _fitting_a_head(),
     "metaoptnet": _fitting_a_head("regularization"),

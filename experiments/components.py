@@ -289,6 +289,11 @@ def _comparing(make: Callable[[Model, int], MetaLearner]):
     return lambda config, given: make(given.embedding, given.outputs)
 
 
+def matching_net(config, given: Given) -> MetaLearner:
+    steps = config.context_steps
+    return mj.matching_net(given.embedding, given.outputs, context_steps=steps)
+
+
 def fomaml(config, given: Given) -> MetaLearner:
     optimizer = _inner_optimizer(config)
     return mj.fomaml(given.model, given.loss, optimizer, given.num_steps)
@@ -422,7 +427,7 @@ LEARNERS: dict[str, Callable[[Any, Given], MetaLearner]] = {
     "maml_plus_plus": maml_plus_plus,
     "warpgrad": warpgrad,
     "protonet": _comparing(mj.protonet),
-    "matching_net": _comparing(mj.matching_net),
+    "matching_net": matching_net,
     "relation_net": relation_net,
     "r2d2": _comparing(mj.r2d2),
     "metaoptnet": metaoptnet,

@@ -263,6 +263,13 @@ flags.DEFINE_float(
     2.0,
     "Weight of imaml's proximal term, or of the squared weights of metaoptnet's head.",
 )
+flags.DEFINE_integer(
+    "context_steps",
+    0,
+    "How often a query of matching_net reads the support set, for full context "
+    "embeddings.",
+    0,
+)
 flags.DEFINE_list(
     "relation", ["64"], "Widths of the hidden layers of relation_net's comparison."
 )

@@ -40,6 +40,7 @@ LEARNERS = {
     "warpgrad": lambda steps: mj.warpgrad(WARPED, LOSS, steps, rate=0.1),
     "protonet": lambda steps: mj.protonet(EMBEDDING, WAYS),
     "matching_net": lambda steps: mj.matching_net(EMBEDDING, WAYS),
+    "contextual": lambda steps: mj.matching_net(EMBEDDING, WAYS, context_steps=2),
     "relation_net": lambda steps: mj.relation_net(EMBEDDING, RELATION, WAYS),
     "r2d2": lambda steps: mj.r2d2(EMBEDDING, WAYS),
     "metaoptnet": lambda steps: mj.metaoptnet(EMBEDDING, WAYS),
@@ -51,6 +52,7 @@ LEARNERS = {
 STEPLESS = {
     "protonet",
     "matching_net",
+    "contextual",
     "relation_net",
     "r2d2",
     "metaoptnet",
@@ -58,6 +60,7 @@ STEPLESS = {
     "hypernetwork",
     "in_context",
 }
+IN_ORDER = {"contextual"}  # They read examples one after another.
 # Before training they know no labels.
 UNTAUGHT = {"relation_net", "hypernetwork", "in_context"}
 
@@ -171,7 +174,9 @@ def test_permuting_labels_permutes_predictions(learner):
     assert not np.allclose(after, before, atol=1e-3)
 
 
-def test_the_order_of_support_examples_does_not_matter(learner):
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name not in IN_ORDER])
+def test_the_order_of_support_examples_does_not_matter(name):
+    learner = made(name)
     meta, task = start(learner)
     reversed_support = jax.tree.map(lambda x: np.asarray(x)[::-1], task.support)
     np.testing.assert_allclose(

@@ -15,6 +15,7 @@ EMBEDDING, RELATION = mj.models.mlp([FEATURES], None), mj.models.mlp([5], 1)
 LEARNERS = {
     "protonet": lambda ways: mj.protonet(EMBEDDING, ways),
     "matching_net": lambda ways: mj.matching_net(EMBEDDING, ways),
+    "contextual": lambda ways: mj.matching_net(EMBEDDING, ways, context_steps=3),
     "relation_net": lambda ways: mj.relation_net(EMBEDDING, RELATION, ways),
     "r2d2": lambda ways: mj.r2d2(EMBEDDING, ways),
     "metaoptnet": lambda ways: mj.metaoptnet(EMBEDDING, ways, regularization=0.5),
@@ -68,6 +69,46 @@ def test_matching_net_votes_by_a_softmax_over_examples():
     _, outputs, (shown, asked) = _solve(LEARNERS["matching_net"](WAYS))
     lengths = np.linalg.norm(asked, axis=1)[:, None] * np.linalg.norm(shown, axis=1)
     weights = np.asarray(jax.nn.softmax(asked @ shown.T / np.maximum(lengths, 1e-9)))
+    one_hot = np.eye(WAYS)[_task()[0].targets]
+    np.testing.assert_allclose(jax.nn.softmax(outputs), weights @ one_hot, atol=1e-5)
+
+
+def _lstm(params, memory, hidden, inputs):
+    """One step, as Hochreiter and Schmidhuber's gates say."""
+
+    def gate(name):
+        added = inputs @ params[f"i{name}"]["kernel"]
+        recurrent = params[f"h{name}"]
+        return added + hidden @ recurrent["kernel"] + recurrent["bias"]
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    memory = sigmoid(gate("f")) * memory + sigmoid(gate("i")) * np.tanh(gate("g"))
+    return memory, sigmoid(gate("o")) * np.tanh(memory)
+
+
+def test_matching_net_reads_the_full_context():
+    """Vinyals et al. 2016, appendix A, written out."""
+    meta, outputs, (shown, asked) = _solve(LEARNERS["contextual"](WAYS))
+    cells = jax.tree.map(np.asarray, meta.context["params"])
+    support = shown.copy()
+    for name, order in (
+        ("forward", range(len(shown))),
+        ("backward", range(len(shown))[::-1]),
+    ):
+        memory = hidden = np.zeros(FEATURES)
+        for i in order:
+            memory, hidden = _lstm(cells[name], memory, hidden, shown[i])
+            support[i] += hidden
+    memory, hidden = np.zeros_like(asked), asked
+    for _ in range(3):
+        read = np.asarray(jax.nn.softmax(hidden @ support.T)) @ support
+        inputs = np.concatenate([asked, read], axis=1)
+        memory, hidden = _lstm(cells["reading"], memory, hidden, inputs)
+        hidden = hidden + asked
+    lengths = np.linalg.norm(hidden, axis=1)[:, None] * np.linalg.norm(support, axis=1)
+    weights = np.asarray(jax.nn.softmax(hidden @ support.T / lengths))
     one_hot = np.eye(WAYS)[_task()[0].targets]
     np.testing.assert_allclose(jax.nn.softmax(outputs), weights @ one_hot, atol=1e-5)
 
