@@ -87,8 +87,8 @@ def _begin(state: mj.TrainState) -> Progress:
 def training_step(config, problem: components.Problem) -> training.TrainStep:
     """The outer step that the flags name."""
     step = _training_step(config, problem)
-    if config.divide_state:
-        return training.keep_divided(step, _dividing_mesh(config))
+    if _divides_state(config):
+        return training.keep_divided(step, _mesh(config))
     return step
 
 
@@ -125,19 +125,21 @@ def place(config, tree: PyTree) -> PyTree:
 def place_progress(config, progress: Progress) -> Progress:
     """Copies progress to each of the devices, or divides it among them."""
     mesh = _mesh(config)
-    if config.divide_state:
-        return _put(progress, training.divided(progress, _dividing_mesh(config)))
+    if _divides_state(config):
+        return _put(progress, training.divided(progress, mesh))
     spec = PartitionSpec("seeds") if config.num_seeds > 1 else PartitionSpec()
     return _put(progress, mesh and NamedSharding(mesh, spec))
 
 
-def _dividing_mesh(config) -> Mesh:
-    mesh = _mesh(config)
-    if mesh is None:
+def _divides_state(config) -> bool:
+    if not config.divide_state or config.eval_only:
+        return False
+    if _mesh(config) is None:
         raise ValueError(
-            "--divide_state needs more devices than the one that there is."
+            "--divide_state is for a run on several devices, and this one takes one: see "
+            "--num_devices and --num_tasks."
         )
-    return mesh
+    return True
 
 
 def _put(tree: PyTree, sharding: PyTree) -> PyTree:

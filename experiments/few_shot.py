@@ -366,8 +366,8 @@ flags.DEFINE_integer(
 flags.DEFINE_bool(
     "divide_state",
     False,
-    "Divide the parameters and the optimizer's state among the devices, which put them "
-    "together for each step: for models too large for every device to hold both.",
+    "Divide the parameters and the optimizer's state among the devices, which hold them "
+    "whole at the start and in a step alone.",
 )
 flags.DEFINE_integer(
     "tasks_per_chunk",

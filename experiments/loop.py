@@ -204,8 +204,9 @@ def _lines(
 ) -> tuple[Progress, list[dict[str, float]]]:
     """What the logs say of the steps since the line before; validates if it is time."""
     lines = since.means()
-    for line in lines:
-        _warn_of_trouble(line)
+    of_seed = [f" of seed {s}" if len(lines) > 1 else "" for s in choices.seeds(config)]
+    for line, which in zip(lines, of_seed):
+        _warn_of_trouble(line, which)
         line["seconds"] = float(np.asarray(progress.seconds).max())
         line["tasks_per_second"] = config.num_tasks * since.num_steps / since.seconds
     if validates:
@@ -214,21 +215,21 @@ def _lines(
         at_once = not processes.are_several()
         with signals.immediate() if at_once else contextlib.nullcontext():
             each, scores = zip(*[_validate(config, experiment, one) for one in each])
-        for seed, line, one, score in zip(choices.seeds(config), lines, each, scores):
+        for line, which, one, score in zip(lines, of_seed, each, scores):
             text = ", ".join(f"{name} {mean:.4f}" for name, mean in score.items())
-            which = f" of seed {seed}" if len(lines) > 1 else ""
             logging.info("step %d%s: %s", int(one.state.step), which, text)
             line |= score | _mean_rates(config, one.state.meta)
-        progress = building.stack_seeds(config, each)
+        progress = each[0] if len(each) == 1 else building.stack_seeds(config, each)
     return progress, lines
 
 
-def _warn_of_trouble(means: dict[str, float]) -> None:
+def _warn_of_trouble(means: dict[str, float], of_seed: str) -> None:
     """Says what was skipped, and where implicit differentiation assumes what is not so."""
     if means["train/skipped"]:
         logging.warning(
-            "%d steps were skipped, since their loss or gradient was not finite.",
+            "%d steps%s were skipped, since their loss or gradient was not finite.",
             means["train/skipped"],
+            of_seed,
         )
     left = means.get("train/inner_gradient", 0.0)
     if left > _FAR_FROM_REST:
@@ -290,7 +291,7 @@ def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]
 
 def _mean_rates(config, meta) -> dict[str, float]:
     """The mean of the learned inner rates of each leaf (and step), if there are any."""
-    rates = jax.device_get(getattr(meta, "rates", None))
+    rates = jax.device_get(processes.local(getattr(meta, "rates", None)))
     if "rates" in config.per_step:
         rates = jax.tree.map(list, rates)
     names = [f"rates/{path}".rstrip("/") for path in trees.leaf_paths(rates)]
@@ -302,7 +303,9 @@ def _explain(config, progress: Progress, metrics: dict[str, np.ndarray]) -> str:
     which = _steps(progress).index(step)
     seed = choices.seeds(config)[which]
     last = {name: values[-1, which] for name, values in metrics.items()}
-    kept = "the state before it" if config.num_seeds == 1 else "an earlier state of all"
+    several = config.num_seeds > 1
+    kept = "what was saved before stays" if several else "the state before it is saved"
+    without = "without this seed, or " if several else ""
     loss, grad_norm = last["train/loss"], last["train/grad_norm"]
     solver = ""
     if "train/solver_residual" in last:
@@ -314,6 +317,6 @@ def _explain(config, progress: Progress, metrics: dict[str, np.ndarray]) -> str:
         f"step {step} has meta-loss {loss} and gradient norm {grad_norm}, and the "
         f"{config.max_skipped} before it were not finite either; its tasks are those "
         f"that mj.training.step_tasks draws for step {step} of --seed={seed}, and "
-        f"{kept} is saved. Start anew in another --workdir, with a "
-        f"smaller --inner_rate or --outer_rate, or fewer --inner_steps{solver}."
+        f"{kept}. Start anew in another --workdir, {without}with a smaller "
+        f"--inner_rate or --outer_rate, or fewer --inner_steps{solver}."
     )

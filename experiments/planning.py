@@ -147,8 +147,9 @@ def advice(config, error: BaseException) -> str:
     chunk = config.tasks_per_chunk or tasks_per_device(config)
     smaller = f"--tasks_per_chunk below {chunk}, " if chunk > 1 else ""
     rungs = "--adjoint=mixed_mode or --remat=step, " if _unrolls(config) else ""
+    seeds = "fewer --num_seeds, " if config.num_seeds > 1 else ""
     return (
-        f"Error: out of memory: {reason}. Try {smaller}{rungs}"
+        f"Error: out of memory: {reason}. Try {seeds}{smaller}{rungs}"
         "in evaluation --eval_tasks_per_chunk "
         f"below {config.eval_tasks_per_chunk}; --dry_run says what they need. The same "
         "--workdir goes on from its last checkpoint."

@@ -166,7 +166,7 @@ def _is_key(leaf) -> bool:
 def local(tree: PyTree) -> PyTree:
     """A tree that devices hold or divide, as a whole and of this process alone.
 
-    All processes must call it.
+    If devices divide it, all processes must call this.
     """
     if not are_several():
         return tree

@@ -80,7 +80,7 @@ def _run(
             planning.dry_run(config, device)
             return 0
         if config.eval_only:
-            workdirs.check_saved(workdir)
+            workdirs.check_saved(config, workdir)
         else:
             locked = processes.on_first(workdirs.check, config, workdir, held)
         experiment, progress = building.build(config)
@@ -129,7 +129,7 @@ def _restore(
     saved = processes.on_first(restore)
     if not processes.share(np.int32(saved is not None)):
         return None
-    saved = saved or checkpoints.Checkpoint(0, progress, None)
+    saved = saved or checkpoints.Checkpoint(0, like, None)
     tree = building.place_progress(config, processes.share(saved.tree))
     step = int(np.asarray(tree.state.step).min())
     logging.info("going on from step %d", step)

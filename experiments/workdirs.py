@@ -204,15 +204,19 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
-def check_saved(workdir: Path) -> None:
+def check_saved(config, workdir: Path) -> None:
     """Makes sure that a directory holds a run, whose flags have been parsed then.
 
     Raises:
-      ValueError: if it does not.
+      ValueError: if it does not, or if it is of other seeds.
     """
     record = workdir / "run.flags"
     if not record.exists():
         raise ValueError(f"{workdir} holds no run to evaluate: there is no {record}.")
+    changed = differences(config, workdir)
+    others = [line for line in changed if _name(config, line) in ("seed", "num_seeds")]
+    if others:
+        raise ValueError(f"{workdir} holds a run of other seeds: {' '.join(others)}.")
 
 
 def write_record(workdir: Path, device: str) -> None:

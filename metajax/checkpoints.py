@@ -5,7 +5,7 @@ a CRC-32 of each leaf, so that a flipped bit is found, and the newest checkpoint
 whole is used.
 
 Note:
-  Not orbax, which meta-parameters of a size that every device holds do not need: it finds
+  Not orbax, which meta-parameters of a size that every host holds do not need: it finds
   no flipped bits, takes far longer to save a small state, and has all processes of a run
   save together.
 """

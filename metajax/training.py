@@ -44,7 +44,7 @@ class Seeds(NamedTuple):
     """How one program trains the states of several seeds."""
 
     at_a_time: int | None = None  # By one device; None takes all side by side.
-    mesh: Mesh | None = None  # Devices that divide the seeds, along the only axis.
+    mesh: Mesh | None = None  # Devices that divide the seeds, along its only axis.
 
 
 def init_state(
@@ -269,8 +269,8 @@ def train(
       at_most: compiles one program for any number of steps up to this one, rather than
         one for each number.
       seeds: if given, `state` is a stack of states, leaves `[seeds, ...]`, and each is
-        trained by itself. A mesh must divide their number, and leaves the estimator of
-        the step none.
+        trained by itself. If devices divide them, they must do so evenly, and the
+        estimator of the step must have no mesh.
 
     Returns:
       The state after them, and metrics of every step, `[num_steps]` each, with seeds
@@ -278,7 +278,7 @@ def train(
       and those before it, as many as may be skipped, were not finite.
 
     Raises:
-      ValueError: if there are more steps than `at_most`.
+      ValueError: if there are more steps than `at_most`, or no seeds at a time.
 
     Example:
       >>> state, metrics = train(  # doctest: +SKIP
@@ -304,6 +304,8 @@ def train(
         at_most = max(num_steps, 1)
     if num_steps > at_most:
         raise ValueError(f"num_steps={num_steps} is more than at_most={at_most}.")
+    if seeds is not None and seeds.at_a_time is not None and seeds.at_a_time < 1:
+        raise ValueError(f"at_a_time must be at least 1: got {seeds.at_a_time}.")
     state, metrics = _train(
         step, num_tasks, at_most, seeds, state, as_pytree(sampler), np.int32(num_steps)
     )
@@ -358,18 +360,19 @@ def _train(
 
     def run_each(states, sampler, num_steps):
         each = partial(run, sampler=sampler, num_steps=num_steps)
+        if seeds.at_a_time is None:
+            return jax.vmap(each)(states)
         if seeds.at_a_time == 1:
             return jax.lax.map(each, states)
-        side_by_side = seeds.at_a_time or len(states.step)
-        return jax.lax.map(each, states, batch_size=side_by_side)
+        return jax.lax.map(each, states, batch_size=seeds.at_a_time)
 
     if seeds.mesh is not None:
-        all_of_it, divided = PartitionSpec(), PartitionSpec(seeds.mesh.axis_names)
+        all_of_it, by_seed = PartitionSpec(), PartitionSpec(seeds.mesh.axis_names)
         run_each = jax.shard_map(
             run_each,
             mesh=seeds.mesh,
-            in_specs=(divided, all_of_it, all_of_it),
-            out_specs=divided,
+            in_specs=(by_seed, all_of_it, all_of_it),
+            out_specs=by_seed,
             check_vma=False,
         )
     return run_each(state, sampler, num_steps)

@@ -68,7 +68,7 @@ class Report(NamedTuple):
     lost: int
     wrong: int
     resume_seconds: list[float]  # From a start to its first step.
-    exit_seconds: list[float]  # From a signal to the end.
+    exit_seconds: list[float]  # From a signal in training to the end.
 
 
 def heed_interrupts() -> None:
@@ -197,6 +197,9 @@ def _fault(run: _Run, name: str, chance: random.Random, report: Report) -> Repor
         codes.add(-number)  # Before the runner could see to it.
     _expect(code in codes, run)
     report = _resumed(run, saved, report, early)
+    if early:  # What was saved must be there still, whatever the start was at.
+        kept = max(run.whole_checkpoints(), default=0) >= saved
+        report = report._replace(lost=report.lost + (not kept))
     if number != signal.SIGKILL and not early:  # Then what is logged is saved, too.
         lines = logs.read_metrics(run.workdir / "metrics.jsonl")
         kept = max(run.whole_checkpoints(), default=0) >= lines[-1]["step"]
@@ -208,7 +211,8 @@ def _fault(run: _Run, name: str, chance: random.Random, report: Report) -> Repor
     return report._replace(
         faults=report.faults + Counter([name]),
         in_a_save=report.in_a_save + bool(unfinished),
-        exit_seconds=report.exit_seconds + [seconds] * (number != signal.SIGKILL),
+        exit_seconds=report.exit_seconds
+        + [seconds] * (number != signal.SIGKILL and not early),
     )
 
 

@@ -459,7 +459,7 @@ BAD_CONFIGURATIONS = {
     "NaN meta-gradient": (["--inner_optimizer=adam"], "eps_root"),
     "no GPU": (["--platform=gpu"], "--platform=gpu was asked for"),
     "too many devices": (["--num_devices=1000"], "choose one of 1"),
-    "a divided state": (["--divide_state", "--num_devices=1"], "needs more devices"),
+    "a divided state": (["--divide_state", "--num_devices=1"], "takes one: see --num"),
     "seeds undivided": (
         ["--num_seeds=6", "--num_devices=4"],
         "does not do for --num_seeds=6: choose one of 1, 2, 3, 6.",
@@ -546,14 +546,16 @@ def test_seeds_of_one_program_leave_what_their_own_runs_would(run, finished, tmp
         "--eval_only", "--platform=cpu", f"--workdir={workdir}", "--num_test_tasks=2"
     )
     assert code == 0 and "2 seeds" in out, errors
+    code, _, errors = run("--eval_only", f"--workdir={workdir}", "--seed=1")
+    assert code == 2 and "a run of other seeds: --seed=0 --seed=1." in errors
     (name,) = {path.name for path in workdir.glob("*/eval-*.json")}
     assert json.loads((workdir / name).read_text())["num_tasks"] == 2
 
 
 def test_seeds_of_one_program_go_on_together(run, stopped, finished, tmp_path):
-    seeds = "--num_seeds=2"
-    whole, cut = finished(seeds), tmp_path / "cut"
-    arguments = [*TINY, seeds, f"--workdir={cut}"]
+    flags = ["--num_seeds=2", "--num_devices=1"]
+    whole, cut = finished(*flags), tmp_path / "cut"
+    arguments = [*TINY, *flags, f"--workdir={cut}"]
     assert stopped("_advance", signal.SIGTERM, 0, *arguments)[0] == 143
     code, _, errors = run(*arguments)
     assert code == 0, errors
@@ -582,9 +584,17 @@ def test_a_seed_that_fails_is_named_and_all_stay_at_their_checkpoint(
         patch.setattr(building, "advance", spoiled)
         code, _, errors = run(*arguments)
     assert code == runner.NON_FINITE
-    assert "step 2 has meta-loss nan" in errors and "--seed=1, and an" in errors
+    assert "step 2 has meta-loss nan" in errors and "--seed=1, and what" in errors
     assert saved(workdir) == [2]
     assert run(*arguments)[0] == 0
+
+
+def test_accuracies_of_seeds_are_percentages(tmp_path):
+    rows = [[{"inner_steps": 0, "accuracy": {"mean": mean}}] for mean in (0.25, 0.75)]
+    summaries = [{"seed": 3 + i, "rows": row} for i, row in enumerate(rows)]
+    runner._write_over_seeds(tmp_path, "result", summaries)
+    last = (tmp_path / "result.txt").read_text().splitlines()[-1]
+    assert last.split() == ["0", "50.00%", "35.36%", "25.00%", "75.00%"]
 
 
 def test_a_directory_that_cannot_be_made_is_named(run, tmp_path):

@@ -83,7 +83,7 @@ def test_a_run_goes_on_with_other_numbers_of_processes(start, run, tmp_path):
     assert set(one) == set(shared)
     for name in set(one) - {"seconds", "best_step"}:
         np.testing.assert_allclose(shared[name], one[name], rtol=1e-4, atol=1e-6)
-    first, other = start(2, "--num_steps=1000000")
+    first, other = start(2, "--divide_state", "--num_steps=1000000")
     newest(directory, first, after=step)
     lose(first, [other])
     last = checkpoints.find(directory)[0][0] + 4

@@ -3,8 +3,6 @@
 pip install 'jax[tpu]' brings it.
 """
 
-import os
-
 import jax
 from jax.experimental import topologies
 import numpy as np
@@ -20,9 +18,11 @@ pytest.importorskip("libtpu")
 @pytest.fixture(scope="module")
 def eight_tpus():
     """A mesh of the devices of a slice that is not there."""
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    slice_ = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
-    return jax.sharding.Mesh(np.array(slice_.devices), ("tasks",))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+            patch.setenv(name, "1")
+        slice_ = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
+        yield jax.sharding.Mesh(np.array(slice_.devices), ("tasks",))
 
 
 def compiled(mesh, width: int) -> tuple[jax.stages.Compiled, int]:
