@@ -101,11 +101,26 @@ def tasks(config, split: str, num_maps: int | None) -> mj.data.Projections:
     return mj.data.Projections(digits, shots, 1, num_maps=num_maps, size=config.size)
 
 
-def train(config, num_maps: int) -> tuple[mj.base.MetaParams, list[float]]:
-    """The meta-parameters of a transformer trained on so many maps, and its losses."""
-    sampler = tasks(config, "train", num_maps)
-    learner = mj.in_context(EMBEDDING, reader(config))
-    objective = mj.sequence_loss(EMBEDDING, reader(config), mj.losses.cross_entropy)
+def train(
+    config, reader: mj.Model, loss: mj.base.Loss, sampler: mj.base.Sampler, name: str
+) -> tuple[mj.base.MetaParams, list[float]]:
+    """Trains a reader along sequences of tasks.
+
+    Args:
+      config: flags `seed`, `rate`, `num_tasks` and `num_steps`.
+      reader: what reads examples in order.
+      loss: of each prediction.
+      sampler: draws tasks.
+      name: what the log calls it.
+
+    Returns:
+      The meta-parameters, and the losses along the way.
+
+    Raises:
+      ValueError: if loss or gradient stay not finite.
+    """
+    learner = mj.in_context(EMBEDDING, reader)
+    objective = mj.sequence_loss(EMBEDDING, reader, loss)
     optimizer = optax.adam(config.rate)
     key = jax.random.key(config.seed)
     state = mj.init_state(key, learner, optimizer, sampler)
@@ -122,10 +137,18 @@ def train(config, num_maps: int) -> tuple[mj.base.MetaParams, list[float]]:
             at_most=min(_LOG_STEPS, config.num_steps),
         )
         if int(state.step) == before:
-            raise ValueError(f"loss or gradient stay not finite at step {before}.")
+            raise ValueError(
+                f"loss or gradient stay not finite from step {before}: lower --rate."
+            )
         losses.append(float(jnp.nanmean(metrics["loss"])))
-        logging.info("%d maps, step %d: loss %.3f", num_maps, state.step, losses[-1])
+        logging.info("%s, step %d: loss %.4f", name, state.step, losses[-1])
     return state.meta, losses
+
+
+def in_a_row(task: mj.Task) -> mj.Batch:
+    """The examples of a task, one after another."""
+    pairs = zip(task.support[:2], task.query[:2])
+    return mj.Batch(*[jnp.concatenate(pair) for pair in pairs])
 
 
 def judge(config, meta: mj.base.MetaParams, num_maps: int | None) -> dict:
@@ -134,14 +157,8 @@ def judge(config, meta: mj.base.MetaParams, num_maps: int | None) -> dict:
 
     def objective(key, meta, task):
         del key
-        inputs, targets = (
-            jnp.concatenate(
-                [getattr(batch, name) for batch in (task.support, task.query)]
-            )
-            for name in ("inputs", "targets")
-        )
-        outputs = predict(meta, mj.Batch(inputs, targets))
-        right = jnp.argmax(outputs, axis=1) == targets
+        sequence = in_a_row(task)
+        right = jnp.argmax(predict(meta, sequence), axis=1) == sequence.targets
         return jnp.mean(right), {"right": right}
 
     found = mj.evaluate(
@@ -178,7 +195,9 @@ def fit(config, num_maps: int, path: Path) -> dict:
             )
         return known
     started = time.perf_counter()
-    meta, losses = train(config, num_maps)
+    sampler = tasks(config, "train", num_maps)
+    loss, name = mj.losses.cross_entropy, f"{num_maps} maps"
+    meta, losses = train(config, reader(config), loss, sampler, name)
     found = {
         "settings": settings(config),
         "maps": num_maps,

@@ -17,9 +17,9 @@ FEW_STEPS = [*faults.SINUSOIDS, "--num_steps=150", "--hidden=4"]
 
 
 def test_a_run_survives_a_kill_and_damage_bit_for_bit(tmp_path):
-    names = ["kill, flip a bit"]
+    names = ["terminate at the start", "kill, flip a bit"]
     report = faults.meet(tmp_path, [names], random.Random(0), FEW_STEPS)
-    assert report.faults == {"kill, flip a bit": 1}
+    assert report.faults == dict.fromkeys(names, 1)
     assert (report.lost, report.wrong) == (0, 0)
 
 
