@@ -246,7 +246,8 @@ def picture(fits: list[dict], path: Path) -> None:
     transition.set_title("unseen images, at the end of a task")
     shades = plt.cm.viridis(np.linspace(0, 0.9, len(fits)))
     for each, color in zip(fits, shades):
-        curves.plot(each["unseen"]["curve"], color=color, label=f"{each['maps']} maps")
+        label = f"{each['maps']} map" + "s" * (each["maps"] > 1)
+        curves.plot(each["unseen"]["curve"], color=color, label=label)
     curves.set(xlabel="examples before", title="under new maps")
     for axis in (transition, curves):
         axis.legend(fontsize=8)
