@@ -291,7 +291,8 @@ def _comparing(make: Callable[[Model, int], MetaLearner]):
 
 def matching_net(config, given: Given) -> MetaLearner:
     steps = config.context_steps
-    return mj.matching_net(given.embedding, given.outputs, context_steps=steps)
+    context = mj.models.full_context(steps) if steps else None
+    return mj.matching_net(given.embedding, given.outputs, context=context)
 
 
 def fomaml(config, given: Given) -> MetaLearner:

@@ -12,8 +12,8 @@ from metajax.base import PyTree
 def trace_once(function: Callable, *arguments: PyTree) -> tuple[Callable, Any]:
     """A function that is not traced again, and the shapes that it returns.
 
-    A loop needs shapes before it traces its body, and `jax.jit` does not always know that
-    it has seen the same: it tells arrays apart by the mesh that they are on.
+    A loop needs shapes before it traces its body, and JAX does not always know that it has
+    seen the same: it tells arrays apart by the mesh that they are on.
 
     Args:
       function: what to trace.

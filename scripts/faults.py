@@ -44,7 +44,7 @@ class Fault(NamedTuple):
 
     signal: signal.Signals
     damage: Callable[[Path, random.Random], None] | None = None
-    early: bool = False  # At any moment of the start, rather than in training.
+    early: bool = False  # At a moment of the start, or else as soon as it trains.
 
 
 FAULTS = {
@@ -95,9 +95,10 @@ class _Run:
             preexec_fn=heed_interrupts,
         )
 
-    def trains(self) -> bool:
-        """Waits until it has written a line; False if it ends without one."""
-        while self.process.poll() is None:
+    def trains(self, within: float = float("inf")) -> bool:
+        """Waits for a line so many seconds; False if it ends, or writes none by then."""
+        until = time.monotonic() + within
+        while self.process.poll() is None and time.monotonic() < until:
             if self._size() > self._written:
                 return True
             time.sleep(0.005)
@@ -179,7 +180,7 @@ def _fault(run: _Run, name: str, chance: random.Random, report: Report) -> Repor
     saved = max(run.whole_checkpoints(), default=0)
     run.start()
     if early:
-        time.sleep(chance.uniform(0, _START_SECONDS))
+        run.trains(within=chance.uniform(0, _START_SECONDS))
     else:
         _expect(run.trains(), run)
     if damage:  # Without a whole one left, a run is refused.

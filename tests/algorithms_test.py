@@ -40,7 +40,9 @@ LEARNERS = {
     "warpgrad": lambda steps: mj.warpgrad(WARPED, LOSS, steps, rate=0.1),
     "protonet": lambda steps: mj.protonet(EMBEDDING, WAYS),
     "matching_net": lambda steps: mj.matching_net(EMBEDDING, WAYS),
-    "contextual": lambda steps: mj.matching_net(EMBEDDING, WAYS, context_steps=2),
+    "contextual": lambda steps: mj.matching_net(
+        EMBEDDING, WAYS, context=mj.models.full_context(2)
+    ),
     "relation_net": lambda steps: mj.relation_net(EMBEDDING, RELATION, WAYS),
     "r2d2": lambda steps: mj.r2d2(EMBEDDING, WAYS),
     "metaoptnet": lambda steps: mj.metaoptnet(EMBEDDING, WAYS),

@@ -12,10 +12,11 @@ from metajax.losses import cross_entropy
 
 WAYS, FEATURES = 3, 4
 EMBEDDING, RELATION = mj.models.mlp([FEATURES], None), mj.models.mlp([5], 1)
+FULL_CONTEXT = mj.models.full_context(3)
 LEARNERS = {
     "protonet": lambda ways: mj.protonet(EMBEDDING, ways),
     "matching_net": lambda ways: mj.matching_net(EMBEDDING, ways),
-    "contextual": lambda ways: mj.matching_net(EMBEDDING, ways, context_steps=3),
+    "contextual": lambda ways: mj.matching_net(EMBEDDING, ways, context=FULL_CONTEXT),
     "relation_net": lambda ways: mj.relation_net(EMBEDDING, RELATION, ways),
     "r2d2": lambda ways: mj.r2d2(EMBEDDING, ways),
     "metaoptnet": lambda ways: mj.metaoptnet(EMBEDDING, ways, regularization=0.5),
@@ -91,7 +92,7 @@ def _lstm(params, memory, hidden, inputs):
 def test_matching_net_reads_the_full_context():
     """Vinyals et al. 2016, appendix A, written out."""
     meta, outputs, (shown, asked) = _solve(LEARNERS["contextual"](WAYS))
-    cells = jax.tree.map(np.asarray, meta.context["params"])
+    cells = jax.tree.map(np.asarray, meta.support | meta.queries)
     support = shown.copy()
     for name, order in (
         ("forward", range(len(shown))),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metajax.base import Masked
-from metajax.models import in_context_transformer, linear_attention
+from metajax.models import full_context, in_context_transformer, linear_attention
 from metajax.models.transformer import Block
 
 EXAMPLES, FEATURES, WAYS, LENGTH = 5, 4, 3, 7
@@ -177,6 +177,8 @@ def test_what_does_not_fit_is_refused():
         in_context_transformer(WAYS, **SIZES, length=0)
     with pytest.raises(ValueError, match="sizes must be positive"):
         linear_attention(1, width=0)
+    with pytest.raises(ValueError, match="steps must be positive: got 0"):
+        full_context(0)
     pairs = np.ones((LENGTH + 1, FEATURES), np.float32), np.zeros(LENGTH + 1, int)
     with pytest.raises(ValueError, match="8 examples are more than its length, 7"):
         _answer("causal", pairs, ASKED)
