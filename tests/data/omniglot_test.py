@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from metajax.data.omniglot import omniglot
+from metajax.data.omniglot import _decode, omniglot
 
 SIZES = {
     "finn": {"train": 1100, "validation": 100, "test": 423},
@@ -77,8 +77,8 @@ def test_binary_strokes_are_bright(data_dir):
 
 def test_grey_is_averaged(data_dir):
     binary = omniglot("validation", data_dir=data_dir)
-    grey = omniglot("validation", resize="grey", size=20, data_dir=data_dir)
-    assert grey.inputs.shape == (2000, 20, 20, 1)
+    grey = omniglot("validation", resize="grey", data_dir=data_dir)
+    assert grey.inputs.shape == (2000, 28, 28, 1)
     assert grey.names == binary.names
     assert grey.inputs.dtype == np.uint8
     assert len(np.unique(grey.inputs)) > 200
@@ -96,6 +96,8 @@ def test_images_are_those_of_the_named_folder(data_dir, archives):
         for member in members[::97]:
             image = Image.open(io.BytesIO(archive.read(member)))
             assert image.mode == "1"
+            small = _decode(archive.read(member), "grey", size=20)
+            assert small.shape == (20, 20, 1) and 50 < small.max() <= 255
             # What Finn's code does: PIL takes the nearest pixel of a one-bit image.
             image = image.resize((28, 28), Image.Resampling.LANCZOS)
             drawing = 255 * (1 - np.asarray(image, np.uint8))
@@ -105,7 +107,7 @@ def test_images_are_those_of_the_named_folder(data_dir, archives):
 
 
 def test_classes_look_alike(data_dir):
-    data = omniglot("test", classes="lake", resize="grey", size=20, data_dir=data_dir)
+    data = omniglot("test", classes="lake", resize="grey", data_dir=data_dir)
     images = np.asarray(data.inputs, np.float32).reshape(len(data.inputs), -1)
     images = images[data.rows[::33]]  # [20 classes, 20 drawings, pixels]
     means, queries = images[:, :10].mean(axis=1), images[:, 10:]

@@ -89,7 +89,15 @@ def _pad(batch):
     )
 
 
-@pytest.mark.parametrize("name", ["maml", "cavia"])
+@pytest.mark.parametrize(
+    "protocol, name",
+    [
+        *((protocol, "maml") for protocol in PROTOCOLS),
+        ("transductive", "cavia"),
+        ("support", "cavia"),
+    ],
+    indirect=["protocol"],
+)
 def test_padding_changes_no_prediction_under_any_protocol(protocol, name):
     model, params = _model(protocol)
     if name == "maml":
