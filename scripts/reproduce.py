@@ -139,7 +139,7 @@ RUNS = [
             flags=(f"--clinc_fold={fold}",),
             tests=_FIVE_SHOTS,
         )
-        for learner in ("floor", "bag", "maml")
+        for learner in ("floor", "bag", "maml", "in_context")
         for fold in ("01", "02", "03", "04", "05")
     ),
     Run("mnist_permuted"),
