@@ -128,6 +128,7 @@ RUNS = [
         flags=("--ways=60", "--num_tasks=1"),
         tests=_MORE_WAYS,
     ),
+    Run("omniglot_5way_1shot_snail"),
     Run("cifar_fs_5way_1shot_protonet", tests=_FIVE_SHOTS, published="55.5"),
     Run("cifar_fs_5way_1shot_r2d2", tests=_FIVE_SHOTS, published="62.3"),
     Run("cifar_fs_5way_1shot_maml", tests=_FIVE_SHOTS, published="58.9"),
