@@ -52,7 +52,7 @@ LEARNERS = {
     "matching_net": _fitting_a_head("context_steps"),
     "relation_net": _fitting_a_head("relation"),
     "r2d2": _fitting_a_head(),
-    "metaoptnet": _fitting_a_head("regularization"),
+    "metaoptnet": _fitting_a_head("regularization", "convex_head"),
     "meta_baseline": _fitting_a_head(),
     "in_context": _without_inner_steps(
         "reader", "reader_width", "reader_layers", "reader_heads"

@@ -368,7 +368,10 @@ def relation_net(config, given: Given) -> MetaLearner:
 
 def metaoptnet(config, given: Given) -> MetaLearner:
     return mj.metaoptnet(
-        given.embedding, given.outputs, regularization=config.regularization
+        given.embedding,
+        given.outputs,
+        regularization=config.regularization,
+        head=config.convex_head,
     )
 
 

@@ -295,6 +295,12 @@ flags.DEFINE_list(
     "Normalize_*; the others are meta-learned alone.",
 )
 flags.DEFINE_enum(
+    "convex_head",
+    "logistic",
+    ["logistic", "svm"],
+    "The classifier of metaoptnet; svm needs pip install 'metajax[svm]'.",
+)
+flags.DEFINE_enum(
     "new_head",
     "linear",
     ["linear", "cosine"],

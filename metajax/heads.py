@@ -1,9 +1,12 @@
 """Classifiers over features, in closed form or nearly: mathematics without params."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
+_BARRIER = 1e-5  # A lower one asks for more than float32 has.
 _NEWTON_STEPS = 12
 _STEP_SIZES = tuple(0.5**power for power in range(6))
 
@@ -179,6 +182,80 @@ def logistic(
     start = jnp.zeros_like(memberships)
     duals = jax.lax.custom_root(remainder, start, solve, _solve_dense)
     return (features.T @ duals).astype(dtype)
+
+
+def support_vectors(
+    features: jax.Array,
+    memberships: jax.Array,
+    regularization: jax.Array | float,
+) -> jax.Array:
+    """A support vector machine of many classes, differentiated at its optimum.
+
+        argmin_W  sum_i max_c (features[i] (W[:, c] - W[:, class_i]) + [c != class_i])
+                  + regularization / 2 |W|**2
+
+    Args:
+      features: `[examples, features]`.
+      memberships: `[examples, ways]`; rows of zeros are padding.
+      regularization: positive.
+
+    Returns:
+      The weights W, `[features, ways]`.
+
+    Raises:
+      ImportError: if qpax is not installed, by `pip install 'metajax[svm]'`.
+
+    Source:
+      Crammer and Singer 2001, "On the Algorithmic Implementation of Multiclass
+      Kernel-based Vector Machines", whose dual a solver of quadratic programs solves for
+      `examples * ways` numbers, in float32 at least.
+
+    Note:
+      W has kinks where an example joins or leaves the support vectors; the derivative is
+      that of a problem with barriers, which round them off.
+    """
+    dtype, (features, memberships) = features.dtype, _wide(features, memberships)
+    examples, ways = memberships.shape
+    gram = features @ features.T
+    # In units in which an example has about the length 1, as the solver's tolerance has it.
+    length = jnp.trace(gram) / jnp.maximum(memberships.sum(), 1)
+    length = jax.lax.stop_gradient(jnp.where(length > 0, length, 1))
+    real = memberships.sum(axis=1, keepdims=True) > 0
+    most = jnp.where(real, memberships * length / regularization, 1)
+    duals = _quadratic_program(
+        jnp.kron(gram / length + 1e-5 * jnp.eye(examples), jnp.eye(ways)),
+        -memberships.ravel(),
+        jnp.kron(jnp.eye(examples), jnp.ones((1, ways))),
+        jnp.zeros(examples),
+        jnp.eye(examples * ways),
+        most.ravel(),
+    )
+    weights = features.T @ duals.reshape(examples, ways) / length
+    return weights.astype(dtype)
+
+
+@jax.custom_vjp
+def _quadratic_program(*program: jax.Array) -> jax.Array:
+    try:
+        import qpax
+    except ImportError:
+        raise ImportError(
+            "A support vector machine needs qpax: pip install 'metajax[svm]'."
+        ) from None
+    with jax.numpy_rank_promotion("allow"):  # Which qpax needs, forward and back.
+        return qpax.solve_qp_primal(*program, target_kappa=_BARRIER)
+
+
+def _forward(*program: jax.Array):
+    return jax.vjp(_quadratic_program.fun, *program)
+
+
+def _backward(pull_back: Callable, cotangent: jax.Array):
+    with jax.numpy_rank_promotion("allow"):
+        return pull_back(cotangent)
+
+
+_quadratic_program.defvjp(_forward, _backward)
 
 
 def _solve_dense(product, target: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ LEARNERS = {
     "relation_net": lambda ways: mj.relation_net(EMBEDDING, RELATION, ways),
     "r2d2": lambda ways: mj.r2d2(EMBEDDING, ways),
     "metaoptnet": lambda ways: mj.metaoptnet(EMBEDDING, ways, regularization=0.5),
+    "svm": lambda ways: mj.metaoptnet(EMBEDDING, ways, head="svm"),
     "meta_baseline": lambda ways: mj.meta_baseline(EMBEDDING, ways),
     "baseline": lambda ways: mj.baseline(
         EMBEDDING, cross_entropy, optax.sgd(0.5), 5, ways=ways
@@ -227,6 +228,10 @@ def test_params_do_not_depend_on_the_ways(name):
         (
             lambda: mj.metaoptnet(EMBEDDING, 3, regularization=0),
             "regularization must be positive",
+        ),
+        (
+            lambda: mj.metaoptnet(EMBEDDING, 3, head="ridge"),
+            "choose one of logistic, svm",
         ),
         (
             lambda: mj.baseline(EMBEDDING, None, None, 1, ways=3, head="svm"),

@@ -129,7 +129,55 @@ def test_the_derivative_of_logistic_is_that_of_its_optimum():
     np.testing.assert_allclose(by_ridge, (ahead - behind) / (2 * h), rtol=1e-2)
 
 
-@pytest.mark.parametrize("fit", [heads.ridge, heads.logistic])
+@pytest.mark.parametrize("regularization", [0.1, 10.0])
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_support_vectors_are_what_a_library_finds(regularization, scale):
+    features, members = _task()
+    features = scale * features
+    x, y = np.asarray(features, np.float64), np.asarray(members, np.float64)
+    size = x.shape[1] * WAYS
+
+    def slacks(flat):  # What each example lacks to stand off from each class.
+        logits = x @ flat[:size].reshape(-1, WAYS)
+        right = (y * logits).sum(1, keepdims=True)
+        return (flat[size:, None] - (logits - right + 1 - y)).ravel()
+
+    none = np.zeros(size + len(x))
+    slopes = np.stack([slacks(unit) - slacks(none) for unit in np.eye(len(none))], 1)
+    costs = np.where(np.arange(len(none)) < size, regularization, 0)
+    found = scipy.optimize.minimize(
+        lambda flat: flat[size:].sum() + (costs * flat**2).sum() / 2,
+        np.where(costs, 0, 2.0),
+        jac=lambda flat: costs * flat + (costs == 0),
+        constraints={"type": "ineq", "fun": slacks, "jac": lambda flat: slopes},
+        options={"ftol": 1e-12, "maxiter": 500},
+    )
+    assert found.success
+    weights = jax.jit(heads.support_vectors)(features, members, regularization)
+    np.testing.assert_allclose(weights.ravel(), found.x[:size], atol=2e-3 / scale)
+
+
+def test_the_derivative_of_support_vectors_is_the_finite_difference():
+    features, members = _task()
+    target = jnp.asarray(_features(3, 5, WAYS), jnp.float32)
+
+    @jax.jit
+    def value(features, regularization):
+        weights = heads.support_vectors(features, members, regularization)
+        return jnp.sum(target * weights)
+
+    direction = jnp.asarray(_features(4), jnp.float32)
+    by_features, by_ridge = jax.jit(jax.grad(value, (0, 1)))(features, 3.0)
+    h = 3e-3
+    ahead, behind = (value(features + s * direction, 3.0) for s in (h, -h))
+    np.testing.assert_allclose(
+        jnp.sum(by_features * direction), (ahead - behind) / (2 * h), rtol=1e-2
+    )
+    ahead, behind = value(features, 3 + h), value(features, 3 - h)
+    np.testing.assert_allclose(by_ridge, (ahead - behind) / (2 * h), rtol=1e-2)
+
+
+@pytest.mark.parametrize("fit", [heads.ridge, heads.logistic, heads.support_vectors])
 def test_padding_changes_no_head(fit):
     features, members = _task()
     np.testing.assert_allclose(
