@@ -87,6 +87,18 @@ RUNS = [
     Run("omniglot_5way_1shot_anil"),
     Run("omniglot_5way_1shot_meta_sgd"),
     Run("omniglot_5way_1shot_reptile", published="97.68 (Nichol et al. 2018)"),
+    Run(
+        "omniglot_5way_1shot_reptile_small_batches",
+        preset="omniglot_5way_1shot_reptile",
+        flags=(
+            "--shots=10",
+            "--inner_batch=10",
+            "--inner_steps=5",
+            "--num_tasks=5",
+            "--eval_inner_steps=0,5,50",
+            "--select_inner_steps=50",
+        ),
+    ),
     Run("omniglot_5way_1shot_reptile_inductive", published="95.39 (likewise)"),
     Run("omniglot_5way_1shot_imaml"),
     Run("omniglot_5way_1shot_maml_plus_plus", published="99.47 (Antoniou et al. 2019)"),
