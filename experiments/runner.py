@@ -96,7 +96,7 @@ def _run(
         if not config.eval_only:
             processes.on_first(workdirs.claim, config, workdir, held, locked)
             processes.on_first(workdirs.write_record, workdir, device)
-    except (ValueError, OSError, mj.data.DataError) as error:
+    except (ValueError, OSError, ImportError, mj.data.DataError) as error:
         if processes.is_loss_of_peer(error):
             raise
         print(f"Error: {error}", file=sys.stderr)

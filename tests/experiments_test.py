@@ -490,6 +490,17 @@ def test_bad_configurations_are_one_line_and_write_nothing(run, name, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "qpax", None)
+    flags = ["--data=glyphs", "--model=conv4", "--width=4", "--learner=metaoptnet"]
+    short = [flag for flag in SHORT if "inner_steps" not in flag]
+    workdir = tmp_path / "run"
+    code, _, errors = run(*flags, *short, "--convex_head=svm", f"--workdir={workdir}")
+    assert code == runner.BAD_CONFIGURATION
+    assert errors.startswith("Error: ") and "pip install 'metajax[svm]'" in errors
+    assert not workdir.exists()
+
+
 def test_a_directory_of_another_run_is_not_written_over(run, finished, tmp_path):
     workdir = finished()
     before = {p: p.read_bytes() for p in workdir.iterdir() if p.is_file()}
