@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-_BARRIER = 1e-5  # A lower one asks for more than float32 has.
+_BARRIER = 1e-5  # With qpax's own, 1e-3, derivatives were up to 12% off.
 _NEWTON_STEPS = 12
 _STEP_SIZES = tuple(0.5**power for power in range(6))
 
@@ -217,20 +217,21 @@ def support_vectors(
     dtype, (features, memberships) = features.dtype, _wide(features, memberships)
     examples, ways = memberships.shape
     gram = features @ features.T
-    # In units in which an example has about the length 1, as the solver's tolerance has it.
-    length = jnp.trace(gram) / jnp.maximum(memberships.sum(), 1)
-    length = jax.lax.stop_gradient(jnp.where(length > 0, length, 1))
+    # Examples of length 1 on average, which the solver's tolerance is made for.
+    scale = jnp.trace(gram) / jnp.maximum(memberships.sum(), 1)
+    scale = jax.lax.stop_gradient(jnp.where(scale > 0, scale, 1))
+    definite = gram / scale + 1e-5 * jnp.eye(examples)
     real = memberships.sum(axis=1, keepdims=True) > 0
-    most = jnp.where(real, memberships * length / regularization, 1)
+    most = jnp.where(real, memberships * scale / regularization, 1)
     duals = _quadratic_program(
-        jnp.kron(gram / length + 1e-5 * jnp.eye(examples), jnp.eye(ways)),
+        jnp.kron(definite, jnp.eye(ways)),
         -memberships.ravel(),
         jnp.kron(jnp.eye(examples), jnp.ones((1, ways))),
         jnp.zeros(examples),
         jnp.eye(examples * ways),
         most.ravel(),
     )
-    weights = features.T @ duals.reshape(examples, ways) / length
+    weights = features.T @ duals.reshape(examples, ways) / scale
     return weights.astype(dtype)
 
 
