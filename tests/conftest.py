@@ -22,7 +22,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS") or "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
