@@ -106,7 +106,11 @@ RUNS = [
     Run("omniglot_5way_1shot_reptile_inductive", published="95.39 (likewise)"),
     Run("omniglot_5way_1shot_imaml"),
     Run("omniglot_5way_1shot_maml_plus_plus", published="99.47 (Antoniou et al. 2019)"),
-    Run("omniglot_20way_1shot", published="95.8 +- 0.3 (5 steps; Finn et al. 2017)"),
+    Run(
+        "omniglot_20way_1shot",
+        flags=("--num_steps=10586",),  # How far the GPU came.
+        published="95.8 +- 0.3 (5 steps; Finn et al. 2017)",
+    ),
     *(
         Run(f"omniglot_20way_1shot_{name}", preset="omniglot_20way_1shot", flags=flags)
         for name, flags in _ABLATION.items()
@@ -175,7 +179,7 @@ RUNS = [
     Run("cifar_fs_5way_1shot_r2d2", tests=_FIVE_SHOTS, published="62.3"),
     Run(
         "cifar_fs_5way_1shot_maml",
-        flags=("--queries=15", "--num_steps=20000"),
+        flags=("--queries=15", "--num_steps=10000"),
         tests=_FIVE_SHOTS,
         published="58.9",
         published_tests={"5-shot": "71.5"},
