@@ -212,6 +212,16 @@ def tasks_per_device(config) -> int:
     return _share(config, num_devices(config))
 
 
+def tasks_per_chunk(config) -> int | None:
+    """How many tasks a device holds at a time, None for all: as asked, or as suits it.
+
+    One task of images keeps a core busy, and more would not fit its caches; accelerators
+    are busier the more there are.
+    """
+    one = jax.default_backend() == "cpu" and config.data in choices.IMAGES
+    return config.tasks_per_chunk or (1 if one else None)
+
+
 def _share(config, number: int) -> int:
     return math.ceil(config.num_tasks / number)
 
@@ -314,7 +324,7 @@ def _estimator(config, problem: components.Problem, step=None) -> Estimator:
             stepwise, problem.loss, weights, **problem.metrics
         )
     make = components.ESTIMATORS[choices.estimator(config.learner, config.estimator)]
-    chunk = config.tasks_per_chunk
+    chunk = tasks_per_chunk(config)
     mesh = _mesh(config) if config.num_seeds == 1 else None
     return make(config, problem, learner, objective, tasks_per_chunk=chunk, mesh=mesh)
 

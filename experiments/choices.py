@@ -62,6 +62,10 @@ LEARNERS = {
 }
 
 
+# Data whose tasks are of images; those of one's own arrays may be anything.
+IMAGES = {"omniglot", "mnist", "cifar_fs", "fc100", "glyphs", "folder"}
+
+
 def learners_reading(flag: str) -> list[str]:
     """The learners that read a flag which not every one does."""
     return [name for name, traits in LEARNERS.items() if flag in traits.reads]

@@ -378,7 +378,8 @@ flags.DEFINE_bool(
 flags.DEFINE_integer(
     "tasks_per_chunk",
     None,
-    "Tasks that a device holds at a time; must divide --num_tasks.",
+    "Tasks that a device holds at a time; must divide --num_tasks. By default all, or one "
+    "where tasks are images and the device is a CPU.",
     1,
 )
 flags.DEFINE_integer("num_steps", 1000, "Outer steps.", 0)

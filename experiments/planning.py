@@ -13,6 +13,7 @@ from experiments.building import (
     build,
     changed,
     num_devices,
+    tasks_per_chunk,
     tasks_per_device,
     trace,
     training_step,
@@ -58,7 +59,7 @@ def dry_run(config, device: str) -> None:
     config = changed(config, **fixed)
     experiment, progress = build(config)
     share, usable = tasks_per_device(config), _USABLE * device_memory()
-    given = config.tasks_per_chunk or share
+    given = tasks_per_chunk(config) or share
     print(f"{device}, {_size(device_memory())} of memory; {share} tasks a device")
     print(f"{'':36s} temporaries      in all  FLOPs a step  fits")
 
@@ -144,7 +145,7 @@ def _recommend(
 def advice(config, error: BaseException) -> str:
     """One line on a run that found no memory: what it was, and what to do."""
     reason = str(error).partition("\n")[0] or "a request was refused"
-    chunk = config.tasks_per_chunk or tasks_per_device(config)
+    chunk = tasks_per_chunk(config) or tasks_per_device(config)
     smaller = f"--tasks_per_chunk below {chunk}, " if chunk > 1 else ""
     rungs = "--adjoint=mixed_mode or --remat=step, " if _unrolls(config) else ""
     seeds = "fewer --num_seeds, " if config.num_seeds > 1 else ""

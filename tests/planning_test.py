@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import planning, runner
+from experiments import building, planning, runner
 
 SMALL = [
     "--data=sinusoid",
@@ -88,6 +88,24 @@ def test_devices_of_a_cpu_share_its_memory(num_devices):
     assert planning._bytes(compiled, config) == (5 * num_devices, 9 * num_devices)
 
 
+@pytest.mark.parametrize(
+    "asked, data, backend, chunk",
+    [
+        (None, "omniglot", "cpu", 1),
+        (None, "omniglot", "gpu", None),
+        (None, "sinusoid", "cpu", None),
+        (4, "omniglot", "cpu", 4),
+        (4, "omniglot", "gpu", 4),
+    ],
+)
+def test_a_cpu_holds_one_task_of_images_at_a_time(
+    monkeypatch, asked, data, backend, chunk
+):
+    monkeypatch.setattr(building.jax, "default_backend", lambda: backend)
+    config = SimpleNamespace(tasks_per_chunk=asked, data=data)
+    assert building.tasks_per_chunk(config) == chunk
+
+
 def test_a_run_without_memory_ends_with_advice_and_a_code(run, monkeypatch, tmp_path):
     monkeypatch.setattr(planning, "device_memory", lambda: 1000)
     flags = [flag for flag in SMALL if flag != "--dry_run"]
@@ -101,6 +119,7 @@ def test_an_error_without_words_is_explained_too():
     config = SimpleNamespace(
         num_tasks=4,
         tasks_per_chunk=1,
+        data="sinusoid",
         num_devices=1,
         num_seeds=1,
         eval_tasks_per_chunk=9,
