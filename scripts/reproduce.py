@@ -283,8 +283,8 @@ def table() -> str:
     """The kept results as the README's table; one line a preset and seed."""
     lines = [
         "| preset | seed | after n inner steps, 95% interval over 600 tasks | "
-        "published | outer steps | minutes | commit |",
-        "|---|---|---|---|---|---|---|",
+        "published | outer steps | minutes | device | commit |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for run in RUNS:
         for seed in run.seeds:
@@ -303,7 +303,9 @@ def _line(run: Run, seed: int, kept: Path, test: str = "result") -> str:
     if test != "result":
         published = run.published_tests.get(test, "-")
     starts = (kept / "starts.jsonl").read_text().splitlines()
-    commits = [str(json.loads(start)["commit"]) for start in starts]
+    starts = [json.loads(start) for start in starts]
+    devices = [start["device"].partition(", ")[2] for start in starts]
+    commits = [str(start["commit"]) for start in starts]
     cells = [
         f"`{run.name}`" + f", {test}" * (test != "result"),
         str(seed),
@@ -311,6 +313,7 @@ def _line(run: Run, seed: int, kept: Path, test: str = "result") -> str:
         published,
         f"{result['best_step']} of {result['steps']}",
         f"{result['train_seconds'] / 60:.0f}",
+        ", ".join(dict.fromkeys(device.replace("cpu", "CPU") for device in devices)),
         ", ".join(dict.fromkeys(commit[:7] + commit[12:] for commit in commits)),
     ]
     return f"| {' | '.join(cells)} |"
