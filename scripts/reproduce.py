@@ -108,7 +108,7 @@ RUNS = [
         flags=("--num_steps=5000",),
         published="95.39 (likewise)",
     ),
-    Run("omniglot_5way_1shot_imaml", flags=("--num_steps=1000",)),
+    Run("omniglot_5way_1shot_imaml", flags=("--num_steps=500",)),
     Run("omniglot_5way_1shot_maml_plus_plus", published="99.47 (Antoniou et al. 2019)"),
     Run(
         "omniglot_20way_1shot",
