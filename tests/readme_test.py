@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import optax
+from PIL import Image
 import pytest
 
 import metajax as mj
@@ -74,6 +75,17 @@ def test_the_tables_of_results_are_what_was_recorded(script):
     assert len(table) > 2
     for line in table:
         assert line in README, line
+
+
+def test_curves_of_kept_runs_are_drawn(tmp_path):
+    sizes = []
+    for names in ("mnist_rotations", "mnist_rotations,mnist_permuted"):
+        path = tmp_path / "pictures" / f"{names}.png"
+        command = [sys.executable, ROOT / "scripts" / "curves.py", f"--run={names}"]
+        subprocess.run([*command, f"--out={path}"], check=True)
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        sizes.append(len(np.unique(pixels.reshape(-1, 3), axis=0)))
+    assert sizes[1] > sizes[0]  # Another line has another colour.
 
 
 def test_every_algorithm_has_its_place():
