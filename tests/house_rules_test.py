@@ -49,6 +49,7 @@ def test_recipes_are_not_jitted(name):
         "metajax/evaluation.py",
         "metajax/hypergrad.py",
         "metajax/data/glyphs.py",
+        "metajax/adjoints/loops.py",  # Its check of the optimizer, while tracing.
     )
     assert name in may_jit or "jax.jit" not in FILES[name].read_text()
 
