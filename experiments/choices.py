@@ -39,7 +39,9 @@ def _fitting_a_head(*reads: str) -> Traits:
 LEARNERS = {
     "maml": Traits(("adapted",)),
     "fomaml": Traits(adjoint=None),
-    "reptile": Traits(("inner_batch",), adjoint=None, estimator="displacement"),
+    "reptile": Traits(
+        ("inner_batch", "keep_inner_state"), adjoint=None, estimator="displacement"
+    ),
     "anil": Traits(("adapted",), rests=True),
     "boil": Traits(("adapted",)),
     "meta_sgd": Traits(("adapted", "initial_rates", "rate_per", "per_step")),

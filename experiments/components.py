@@ -301,9 +301,13 @@ def fomaml(config, given: Given) -> MetaLearner:
 
 
 def reptile(config, given: Given) -> MetaLearner:
-    optimizer, size = _inner_optimizer(config), config.inner_batch
     return mj.reptile(
-        given.model, given.loss, optimizer, given.num_steps, batch_size=size
+        given.model,
+        given.loss,
+        _inner_optimizer(config),
+        given.num_steps,
+        batch_size=config.inner_batch,
+        keep_state=config.keep_inner_state,
     )
 
 

@@ -240,6 +240,12 @@ flags.DEFINE_enum(
 flags.DEFINE_integer(
     "inner_batch", None, "Support examples a step of reptile; all if not set.", 1
 )
+flags.DEFINE_bool(
+    "keep_inner_state",
+    False,
+    "Let reptile train on each task with the inner optimizer's state that former tasks "
+    "have led to, as its authors' code does, rather than a fresh one.",
+)
 flags.DEFINE_list(
     "initial_rates",
     ["0.005", "0.1"],
@@ -441,6 +447,21 @@ def _warped(values):
 )
 def _displaced(values):
     return _traits(values).moves or values["estimator"] != "displacement"
+
+
+@flags.multi_flags_validator(
+    ["keep_inner_state", "estimator", "outer_optimizer", "outer_options", "outer_rate"],
+    "--keep_inner_state needs --estimator=displacement and --outer_optimizer=sgd, without "
+    "--outer_options and with an --outer_rate of at most 1: others could turn a mean "
+    "square of the inner optimizer negative",
+)
+def _between_states(values):
+    return not values["keep_inner_state"] or (
+        values["estimator"] in (None, "displacement")
+        and values["outer_optimizer"] == "sgd"
+        and not values["outer_options"]
+        and values["outer_rate"] <= 1
+    )
 
 
 @flags.multi_flags_validator(

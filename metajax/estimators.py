@@ -14,6 +14,7 @@ import optax
 
 from metajax import backward, objectives
 from metajax.base import (
+    Adapted,
     Calibrated,
     Estimator,
     Key,
@@ -21,6 +22,7 @@ from metajax.base import (
     MetaLearner,
     MetaParams,
     Objective,
+    Params,
     PyTree,
     Task,
 )
@@ -266,8 +268,7 @@ def displacement(
 
         def one(key, task):
             adapted, values = judge(key, meta, task)
-            if isinstance(adapted, Calibrated):
-                adapted = adapted.params
+            adapted = _without_statistics(adapted)
             if jax.tree.map(jnp.shape, adapted) != jax.tree.map(jnp.shape, meta):
                 raise ValueError(
                     "displacement needs a learner whose adapted parameters are like its "
@@ -300,6 +301,15 @@ def before(step: jax.Array, until: int, first: Estimator, then: Estimator) -> Es
         return jax.lax.cond(step < until, first, then, key, meta, tasks)
 
     return estimate
+
+
+def _without_statistics(adapted: Adapted) -> Params:
+    def is_calibrated(x):
+        return isinstance(x, Calibrated)
+
+    return jax.tree.map(
+        lambda x: x.params if is_calibrated(x) else x, adapted, is_leaf=is_calibrated
+    )
 
 
 # (key, meta, weights, keys, tasks) to ((loss, metrics), gradient), summed over tasks with

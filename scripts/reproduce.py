@@ -91,11 +91,21 @@ RUNS = [
     Run("omniglot_5way_1shot_fomaml", published="98.3 (Nichol et al. 2018)"),
     Run("omniglot_5way_1shot_anil"),
     Run("omniglot_5way_1shot_meta_sgd"),
-    Run("omniglot_5way_1shot_reptile", published="97.68 (Nichol et al. 2018)"),
+    Run(
+        "omniglot_5way_1shot_reptile",
+        flags=("--num_steps=15000",),
+        published="97.68 (Nichol et al. 2018)",
+    ),
+    Run(
+        "omniglot_5way_1shot_reptile_fresh",
+        preset="omniglot_5way_1shot_reptile",
+        flags=("--nokeep_inner_state",),
+    ),
     Run(
         "omniglot_5way_1shot_reptile_small_batches",
         preset="omniglot_5way_1shot_reptile",
         flags=(
+            "--nokeep_inner_state",
             "--shots=10",
             "--inner_batch=10",
             "--inner_steps=5",
@@ -106,7 +116,7 @@ RUNS = [
     ),
     Run(
         "omniglot_5way_1shot_reptile_inductive",
-        flags=("--num_steps=5000",),
+        flags=("--num_steps=15000",),
         published="95.39 (likewise)",
     ),
     Run("omniglot_5way_1shot_imaml", flags=("--num_steps=500",)),

@@ -30,6 +30,9 @@ LEARNERS = {
     "maml": lambda steps: mj.maml(MODEL, LOSS, SGD, steps),
     "fomaml": lambda steps: mj.fomaml(MODEL, LOSS, SGD, steps),
     "reptile": lambda steps: mj.reptile(MODEL, LOSS, SGD, steps),
+    "reptile_keeping": lambda steps: mj.reptile(
+        MODEL, LOSS, SGD, steps, keep_state=True
+    ),
     "anil": lambda steps: mj.anil(MODEL, LOSS, SGD, steps),
     "boil": lambda steps: mj.boil(MODEL, LOSS, SGD, steps),
     "meta_sgd": lambda steps: mj.meta_sgd(MODEL, LOSS, steps),

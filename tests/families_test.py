@@ -228,9 +228,36 @@ def test_reptile_sees_every_example_once_before_any_twice():
     assert len(seen) > 1
 
 
-def test_reptile_refuses_an_empty_batch():
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        mj.reptile(MODEL, LOSS, optax.sgd(RATE), 1, batch_size=0)
+def test_reptile_that_keeps_its_state_trains_on_one_task_after_another():
+    """As one Adam does, where the outer rate is 1 and there is one task a step."""
+    adam = optax.adam(0.01, b1=0)
+    learner = mj.reptile(MODEL, LOSS, adam, 2, keep_state=True)
+    estimator = mj.estimators.displacement(learner, LOSS)
+    step = jax.jit(mj.train_step(estimator, optax.sgd(1.0)))
+    meta, task = start(learner)
+    state = mj.TrainState(
+        jnp.int32(0), jax.random.key(0), meta, optax.sgd(1.0).init(meta)
+    )
+    params, plain = meta.params, adam.init(meta.params)
+    slope = jax.jit(jax.grad(losses.of_model(MODEL, LOSS)))
+    for order in (np.s_[:], np.s_[::-1], np.s_[1:]):
+        some = jax.tree.map(lambda x: x[order][None], task)  # noqa: B023
+        state, _ = step(state, some)
+        for _ in range(2):
+            batch = jax.tree.map(lambda x: x[0], some.support)
+            updates, plain = adam.update(slope(params, batch), plain, params)
+            params = optax.apply_updates(params, updates)
+        assert_close(state.meta.params, params)
+    assert state.meta.state[0].count == 6
+
+
+@pytest.mark.parametrize(
+    "steps, size, message",
+    [(1, 0, "batch_size must be at least 1"), (-1, 1, "num_steps must be at least 0")],
+)
+def test_reptile_refuses_empty_batches_and_negative_steps(steps, size, message):
+    with pytest.raises(ValueError, match=message):
+        mj.reptile(MODEL, LOSS, optax.sgd(RATE), steps, batch_size=size)
 
 
 def test_cavia_takes_the_gradient_step_of_its_context():
