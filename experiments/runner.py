@@ -17,7 +17,7 @@ from experiments.building import Progress
 from experiments.loop import NonFinite, Since, draw_tasks, train
 from experiments.signals import Signals, Stopped
 import metajax as mj
-from metajax import checkpoints, trees
+from metajax import checkpoints, logs, trees
 
 # Exit codes, beside processes.LOST_PEER, and 128 and its number for a signal.
 BAD_CONFIGURATION, NON_FINITE, OUT_OF_MEMORY, UNWRITABLE = 2, 3, 4, 5
@@ -224,17 +224,21 @@ def _finish(config, workdir, experiment, best, results) -> None:
 
 
 def _test(config, experiment, progress) -> dict[int, mj.Evaluation]:
-    return {
-        num_steps: mj.evaluate(
-            objective,
-            progress.best,
-            experiment.problem.test,
-            key=jax.random.key(_TEST_SEED),
-            num_tasks=config.num_test_tasks,
-            tasks_per_chunk=config.eval_tasks_per_chunk,
-        )
-        for num_steps, objective in experiment.objectives.items()
-    }
+    number, results = config.num_test_tasks, {}
+    total = number * len(experiment.objectives)
+    with processes.only_first(logs.progress_bar, total, unit="task") as bar:
+        for num_steps, objective in experiment.objectives.items():
+            logging.info("testing on %d tasks, %d inner steps", number, num_steps)
+            results[num_steps] = mj.evaluate(
+                objective,
+                progress.best,
+                experiment.problem.test,
+                key=jax.random.key(_TEST_SEED),
+                num_tasks=number,
+                tasks_per_chunk=config.eval_tasks_per_chunk,
+                report=bar.update,
+            )
+    return results
 
 
 def _summary(config, seed: int, progress, results: dict[int, mj.Evaluation]) -> dict:

@@ -1,5 +1,6 @@
 """Meta-testing: one value a task, on a list of tasks that a key fixes for good."""
 
+from collections.abc import Callable
 from functools import partial
 import hashlib
 from typing import NamedTuple
@@ -38,6 +39,7 @@ def evaluate(
     key: Key,
     num_tasks: int,
     tasks_per_chunk: int = 100,
+    report: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Measures an objective on tasks fixed by a key.
 
@@ -49,6 +51,7 @@ def evaluate(
         every learner, whatever the chunk.
       num_tasks: how many tasks.
       tasks_per_chunk: how many are held at a time; smaller takes less memory.
+      report: called after each chunk with how many tasks it had, as to show progress.
 
     Returns:
       The metrics of each task, and a digest of the tasks.
@@ -78,6 +81,8 @@ def evaluate(
             digest.update(_on_host(leaf).tobytes())
         metrics = _measure(objective, objective_key, meta, tasks, indices)
         chunks.append(jax.tree.map(_on_host, metrics))
+        if report is not None:
+            report(len(indices))
     values = {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
     together = b"".join(digest.digest() for digest in digests.values())
     return Evaluation(values, hashlib.blake2b(together, digest_size=8).hexdigest())

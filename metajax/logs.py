@@ -84,17 +84,18 @@ def _to_line(metrics: dict[str, float]) -> str:
     return json.dumps({k: finite(v) for k, v in metrics.items()}) + "\n"
 
 
-def progress_bar(num_steps: int, start: int = 0) -> tqdm:
-    """A bar over outer steps on a terminal, with absl's log lines kept above it.
+def progress_bar(total: int, start: int = 0, *, unit: str = "step") -> tqdm:
+    """A bar on a terminal, with absl's log lines kept above it.
 
     Args:
-      num_steps: outer steps in all.
+      total: how many outer steps, or whatever the unit is, there are in all.
       start: those already taken.
+      unit: what is counted.
 
     Returns:
       A `tqdm` bar; silent where standard error is not a terminal.
     """
-    bar = tqdm(total=num_steps, initial=start, unit="step", disable=None)
+    bar = tqdm(total=total, initial=start, unit=unit, disable=None)
     logging.get_absl_handler().python_handler.stream = _AboveBar(bar)
     return bar
 

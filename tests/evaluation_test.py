@@ -38,10 +38,12 @@ def evaluate(meta, num_steps=1, seed=1, num_tasks=20, **kwargs):
 
 
 def test_the_chunk_changes_neither_tasks_nor_values(meta):
-    whole, chunked = evaluate(meta), evaluate(meta, tasks_per_chunk=7)
+    reported = []
+    whole = evaluate(meta)
+    chunked = evaluate(meta, tasks_per_chunk=7, report=reported.append)
     assert whole.tasks_hash == chunked.tasks_hash
     np.testing.assert_allclose(whole.values["loss"], chunked.values["loss"], rtol=1e-5)
-    assert whole.values["loss"].shape == (20,)
+    assert whole.values["loss"].shape == (20,) and reported == [7, 7, 6]
 
 
 @pytest.mark.parametrize("num_tasks", [20, 7])  # 7 cannot be divided.
