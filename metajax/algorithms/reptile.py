@@ -53,13 +53,14 @@ def reptile(
       `Trained`. Without it, it is under `backprop` first-order MAML on minibatches.
 
     Raises:
-      ValueError: if the batch size is not positive, or there are fewer than no steps.
+      ValueError: if the batch size is not positive, or the number of steps negative.
 
     Note:
       The authors' code keeps the state of Adam, and hands it from one task to the next.
       Here the tasks of an outer step all start from one state, which then moves as the
       params do. That takes an outer `optax.sgd` of a rate of at most 1: beyond the
-      states of the tasks, mean squares may be negative.
+      states of the tasks, mean squares may be negative. The norm that `train_step`
+      reports is of both, and mostly of the count of inner steps.
 
     Example:
       >>> learner = reptile(  # doctest: +SKIP
