@@ -337,6 +337,9 @@ def _outer_optimizer(config) -> optax.GradientTransformation:
     rate = components.SCHEDULES[config.outer_schedule](config)
     name, options = config.outer_optimizer, config.outer_options
     optimizer = components.optimizer(name, rate, options)
+    if config.outer_clip is not None:
+        clip = optax.clip_by_global_norm(config.outer_clip)
+        optimizer = optax.chain(clip, optimizer)
     if not config.frozen:
         return optimizer
 

@@ -342,6 +342,12 @@ flags.DEFINE_enum(
     ["constant", "linear", "cosine"],
     "How the outer rate falls to --outer_final_rate over --num_steps.",
 )
+flags.DEFINE_float(
+    "outer_clip",
+    None,
+    "Greatest norm of a meta-gradient: longer ones are shortened to it before the outer "
+    "optimizer; none are by default.",
+)
 flags.DEFINE_float("outer_final_rate", 0.0, "Outer rate at the end of the schedule.")
 flags.DEFINE_enum(
     "estimator",
@@ -640,8 +646,9 @@ def _ascending(steps):
 
 
 @flags.validator("init_std", "must be positive and finite")
-def _scale(std):
-    return std is None or (math.isfinite(std) and std > 0)
+@flags.validator("outer_clip", "must be positive and finite")
+def _scale(number):
+    return number is None or (math.isfinite(number) and number > 0)
 
 
 @flags.validator("hidden", "must be positive integers, such as 40,40")

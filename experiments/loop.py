@@ -318,5 +318,5 @@ def _explain(config, progress: Progress, metrics: dict[str, np.ndarray]) -> str:
         f"{config.max_skipped} before it were not finite either; its tasks are those "
         f"that mj.training.step_tasks draws for step {step} of --seed={seed}, and "
         f"{kept}. Start anew in another --workdir, {without}with a smaller "
-        f"--inner_rate or --outer_rate, or fewer --inner_steps{solver}."
+        f"--inner_rate or --outer_rate, an --outer_clip, or fewer --inner_steps{solver}."
     )
