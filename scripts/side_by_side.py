@@ -1,11 +1,11 @@
 """Learners on the same sinusoids: their kept results as one table and one picture.
 
-    python scripts/side_by_side.py           prints the table
-    python scripts/side_by_side.py --draw    draws the picture, too
+    python scripts/side_by_side.py
 
 `scripts/reproduce.py --run=NAME` makes the results.
 """
 
+import itertools
 import json
 from pathlib import Path
 import sys
@@ -74,15 +74,15 @@ def _cell(rows: list[dict]) -> str:
 def draw(found, path: Path) -> None:
     """Medians over tasks against inner steps, one panel a number of shots."""
     figure, axes = plt.subplots(1, len(SHOTS), figsize=(13, 4.2), sharey=True)
-    colors = plt.cm.tab10(np.arange(len(found)) % 10)
+    styles = list(itertools.product((".-", ".--"), plt.cm.tab10(range(10))))
     for shots, axis in zip(SHOTS, axes):
-        for (name, by_shots), color in zip(found.items(), colors):
+        for (name, by_shots), (line, color) in zip(found.items(), styles):
             steps = [n for n in by_shots[shots][0] if n <= STEPS[-1]]
             each = [
                 [seed[n]["loss"]["median"] for n in steps] for seed in by_shots[shots]
             ]
             label = name.removeprefix("sinusoid_").replace("sinusoid", "maml")
-            axis.plot(steps, np.mean(each, 0), ".-", color=color, label=label)
+            axis.plot(steps, np.mean(each, 0), line, color=color, label=label)
         axis.set(xlabel="inner steps", title=f"{shots} shots", yscale="log")
         axis.set_xticks(steps)
     axes[0].set_ylabel("squared error\n(median of 600 tasks, mean of seeds)")
