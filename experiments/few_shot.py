@@ -336,17 +336,17 @@ flags.DEFINE_list(
 flags.DEFINE_string("outer_optimizer", "adam", "Any optimizer that optax has.")
 flags.DEFINE_float("outer_rate", 1e-3, "Rate of the outer optimizer.")
 flags.DEFINE_list("outer_options", [], "Further arguments of the outer optimizer.")
-flags.DEFINE_enum(
-    "outer_schedule",
-    "constant",
-    ["constant", "linear", "cosine"],
-    "How the outer rate falls to --outer_final_rate over --num_steps.",
-)
 flags.DEFINE_float(
     "outer_clip",
     None,
     "Greatest norm of a meta-gradient: longer ones are shortened to it before the outer "
     "optimizer; none are by default.",
+)
+flags.DEFINE_enum(
+    "outer_schedule",
+    "constant",
+    ["constant", "linear", "cosine"],
+    "How the outer rate falls to --outer_final_rate over --num_steps.",
 )
 flags.DEFINE_float("outer_final_rate", 0.0, "Outer rate at the end of the schedule.")
 flags.DEFINE_enum(
@@ -456,17 +456,20 @@ def _displaced(values):
 
 
 @flags.multi_flags_validator(
-    ["keep_inner_state", "estimator", "outer_optimizer", "outer_options", "outer_rate"],
+    [
+        *("keep_inner_state", "estimator", "outer_optimizer", "outer_options"),
+        *("outer_rate", "outer_final_rate"),
+    ],
     "--keep_inner_state needs --estimator=displacement and --outer_optimizer=sgd, without "
-    "--outer_options and with an --outer_rate of at most 1: others could turn a mean "
-    "square of the inner optimizer negative",
+    "--outer_options and with an --outer_rate, and --outer_final_rate, of at most 1: "
+    "others could turn a mean square of the inner optimizer negative",
 )
 def _between_states(values):
     return not values["keep_inner_state"] or (
         values["estimator"] in (None, "displacement")
         and values["outer_optimizer"] == "sgd"
         and not values["outer_options"]
-        and values["outer_rate"] <= 1
+        and max(values["outer_rate"], values["outer_final_rate"]) <= 1
     )
 
 
@@ -647,7 +650,7 @@ def _ascending(steps):
 
 @flags.validator("init_std", "must be positive and finite")
 @flags.validator("outer_clip", "must be positive and finite")
-def _scale(number):
+def _positive_if_set(number):
     return number is None or (math.isfinite(number) and number > 0)
 
 
