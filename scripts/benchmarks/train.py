@@ -22,11 +22,11 @@ import tempfile
 import time
 from typing import Any
 
+from experiments.signals import Signals
 import jax
 import jax.numpy as jnp
 
 from experiments import building, few_shot, loop, startup
-from experiments.signals import Signals
 import metajax as mj
 
 from .processes import ROOT, WorkerError

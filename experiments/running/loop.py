@@ -10,20 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import building, choices, processes, startup, workdirs
-from experiments.building import Progress
-from experiments.signals import Signals, Stopped
-import metajax as mj
-from metajax import checkpoints, logs, trees
+from experiments.running import (
+    devices,
+    measuring,
+    preparing,
+    processes,
+    startup,
+    workdirs,
+)
+from experiments.running.options import Options
+from experiments.running.preparing import Prepared, Progress
+from experiments.running.signals import Signals, Stopped
+from experiments.running.workdirs import Settings
+from metajax import checkpoints, logs
 
 # How long a compiled program runs at most: a signal waits for its end.
 _CALL_SECONDS = 2.0
-
-# Relative residuals above which a run warns.
-_FAR_FROM_REST, _POORLY_SOLVED = 0.1, 0.1
-
-# The validation tasks of every run with the same data, ways, shots and queries.
-_VALIDATION_SEED = 1_000_001
 
 
 class NonFinite(Exception):
@@ -63,9 +65,9 @@ class Since(NamedTuple):
 
 
 def train(
-    config,
-    workdir: Path,
-    experiment: building.Experiment,
+    prepared: Prepared,
+    options: Options,
+    settings: Settings,
     progress: Progress,
     since: Since,
     clock: startup.Clock,
@@ -74,9 +76,9 @@ def train(
     """Trains to the last step, and saves what there is whenever it ends earlier.
 
     Args:
-      config: the flags.
-      workdir: the run's directory.
-      experiment: what is trained.
+      prepared: what is trained.
+      options: how; its `workdir` is the run's own.
+      settings: what checkpoints depend on.
       progress: where to begin; its buffers are given up.
       since: what happened since the line before.
       clock: tells at the first step what the start took, if it runs.
@@ -87,23 +89,23 @@ def train(
 
     Raises:
       Stopped: if a signal asked for it.
-      NonFinite: if more than `--max_skipped` steps in a row were not finite.
+      NonFinite: if more steps in a row than may be skipped were not finite.
       OSError: if the directory cannot be written.
     """
     step, ahead = min(_steps(progress)), 1
     last_line = step - since.num_steps
     with (
         signals.deferred(),
-        processes.only_first(_Logs, config, workdir, last_line) as log,
-        processes.only_first(logs.progress_bar, config.num_steps, step) as bar,
-        processes.only_first(_saver, config, workdir) as saver,
+        processes.only_first(_Logs, options, last_line) as log,
+        processes.only_first(logs.progress_bar, options.num_steps, step) as bar,
+        processes.only_first(_saver, options, settings) as saver,
     ):
-        while step < config.num_steps or since.num_steps:
+        while step < options.num_steps or since.num_steps:
             try:
-                while left := building.steps_to_line(config, step, since.num_steps):
+                while left := _steps_to_line(options, step, since.num_steps):
                     asked = min(ahead, left)
                     progress, metrics, seconds = _advance(
-                        config, experiment, progress, asked
+                        prepared, progress, asked, options.log_every_steps
                     )
                     # All processes take as many steps the next time, or all stop.
                     seconds, received = processes.agree(seconds, signals.received)
@@ -111,18 +113,18 @@ def train(
                     taken = min(_steps(progress)) - step
                     since, step = since.add(metrics, taken, seconds), step + taken
                     if taken < asked:
-                        raise NonFinite(_explain(config, progress, metrics))
+                        raise NonFinite(_explain(prepared, options, progress, metrics))
                     if clock.runs:
                         logging.info(clock.stop(seconds, asked))
-                        draw_tasks(experiment, workdir)
+                        draw_tasks(prepared, options.workdir)
                     bar.update(taken)
                     saver.check()
                     if received:
                         raise Stopped(int(received))
                     ahead = max(1, int(_CALL_SECONDS * asked / seconds))
-                validates = building.validates(config, step)
+                validates = _validates(options, step)
                 progress, lines = _lines(
-                    config, experiment, progress, since, validates, signals
+                    prepared, options, progress, since, validates, signals
                 )
             except (Stopped, NonFinite):
                 # Once one seed has failed, others may be further: the older checkpoint
@@ -140,7 +142,7 @@ def train(
             loss = np.mean([line["train/loss"] for line in lines])
             rate = np.sum([line["tasks_per_second"] for line in lines])
             bar.set_postfix({"loss": f"{loss:.4f}", "tasks/s": f"{rate:.0f}"})
-        if not config.num_steps:  # Else the last step has been saved.
+        if not options.num_steps:  # Else the last step has been saved.
             saver.save(step, processes.local(progress), since._asdict())
     return progress
 
@@ -150,12 +152,31 @@ def _steps(progress: Progress) -> list[int]:
     return np.atleast_1d(progress.state.step).tolist()
 
 
+def _steps_to_line(options: Options, step: int, since: int) -> int:
+    """Outer steps until there is something to log, to validate, or the end.
+
+    Args:
+      options: how often there is.
+      step: outer steps taken.
+      since: how many of them since the line before; 0 if that is at `step`.
+    """
+    last = step - since
+    until_eval = options.eval_every_steps - last % options.eval_every_steps
+    line = min(last + options.log_every_steps, last + until_eval, options.num_steps)
+    return max(line - step, 0)
+
+
+def _validates(options: Options, step: int) -> bool:
+    """Whether it is time for a validation and a checkpoint."""
+    return step % options.eval_every_steps == 0 or step >= options.num_steps
+
+
 class _Logs(contextlib.ExitStack):
     """The log of each seed."""
 
-    def __init__(self, config, workdir: Path, step: int):
+    def __init__(self, options: Options, step: int):
         super().__init__()
-        directories = workdirs.of_seeds(config, workdir)
+        directories = workdirs.of_seeds(options)
         for directory in directories:
             directory.mkdir(exist_ok=True)
         self._logs = [
@@ -172,20 +193,20 @@ class _Logs(contextlib.ExitStack):
             log.sync()
 
 
-def _saver(config, workdir: Path) -> checkpoints.InBackground:
+def _saver(options: Options, settings: Settings) -> checkpoints.InBackground:
     return checkpoints.InBackground(
-        workdir / "checkpoints",
-        fingerprint=workdirs.fingerprint(config),
-        keep=config.keep_checkpoints,
+        options.workdir / "checkpoints",
+        fingerprint=workdirs.fingerprint(settings),
+        keep=options.keep_checkpoints,
     )
 
 
 def _advance(
-    config, experiment, progress: Progress, num_steps: int
+    prepared: Prepared, progress: Progress, num_steps: int, at_most: int
 ) -> tuple[Progress, dict[str, np.ndarray], float]:
     """Takes outer steps; returns metrics, `[steps, seeds]`, and the seconds it took."""
     started = time.perf_counter()
-    state, metrics = building.advance(config, experiment, progress.state, num_steps)
+    state, metrics = preparing.advance(prepared, progress.state, num_steps, at_most)
     metrics = {
         f"train/{name}": np.atleast_2d(values).T
         for name, values in jax.device_get(metrics).items()
@@ -195,8 +216,8 @@ def _advance(
 
 
 def _lines(
-    config,
-    experiment,
+    prepared: Prepared,
+    options: Options,
     progress: Progress,
     since: Since,
     validates: bool,
@@ -204,82 +225,57 @@ def _lines(
 ) -> tuple[Progress, list[dict[str, float]]]:
     """What the logs say of the steps since the line before; validates if it is time."""
     lines = since.means()
-    of_seed = [f" of seed {s}" if len(lines) > 1 else "" for s in choices.seeds(config)]
+    of_seed = [f" of seed {s}" if len(lines) > 1 else "" for s in options.seeds]
+    num_tasks = prepared.experiment.num_tasks
     for line, which in zip(lines, of_seed):
-        _warn_of_trouble(line, which)
+        _warn_of_trouble(prepared, line, which)
         line["seconds"] = float(np.asarray(progress.seconds).max())
-        line["tasks_per_second"] = config.num_tasks * since.num_steps / since.seconds
+        line["tasks_per_second"] = num_tasks * since.num_steps / since.seconds
     if validates:
-        each = building.each_seed(config, progress)
+        each = devices.each_seed(prepared.devices, progress)
         # One process of several must not leave the others alone with it.
         at_once = not processes.are_several()
         with signals.immediate() if at_once else contextlib.nullcontext():
-            each, scores = zip(*[_validate(config, experiment, one) for one in each])
+            each, scores = zip(*[_validate(prepared, one) for one in each])
         for line, which, one, score in zip(lines, of_seed, each, scores):
             text = ", ".join(f"{name} {mean:.4f}" for name, mean in score.items())
             logging.info("step %d%s: %s", int(one.state.step), which, text)
-            line |= score | _mean_rates(config, one.state.meta)
-        progress = each[0] if len(each) == 1 else building.stack_seeds(config, each)
+            line |= score | prepared.experiment.log(processes.local(one.state.meta))
+        progress = each[0]
+        if len(each) > 1:
+            progress = devices.stack_seeds(prepared.devices, each)
     return progress, lines
 
 
-def _warn_of_trouble(means: dict[str, float], of_seed: str) -> None:
-    """Says what was skipped, and where implicit differentiation assumes what is not so."""
+def _warn_of_trouble(prepared: Prepared, means: dict[str, float], of_seed: str) -> None:
+    """Says what was skipped, and what the experiment finds amiss."""
     if means["train/skipped"]:
         logging.warning(
             "%d steps%s were skipped, since their loss or gradient was not finite.",
             means["train/skipped"],
             of_seed,
         )
-    left = means.get("train/inner_gradient", 0.0)
-    if left > _FAR_FROM_REST:
-        logging.log_first_n(
-            logging.WARNING,
-            "--adjoint=implicit takes the inner loop to have come to rest, but %.2g of "
-            "the gradient is left after it: the meta-gradient may be far off. Take more "
-            "--inner_steps, a larger --inner_rate or --regularization.",
-            1,
-            left,
-        )
-    residual = means.get("train/solver_residual", 0.0)
-    if residual > _POORLY_SOLVED:
-        logging.log_first_n(
-            logging.WARNING,
-            "the solver of --adjoint=implicit leaves a relative residual of %.2g: take "
-            "more --solver_iterations or some --damping.",
-            1,
-            residual,
-        )
+    prepared.experiment.watch(
+        {name.removeprefix("train/"): value for name, value in means.items()}
+    )
 
 
-def draw_tasks(experiment: building.Experiment, workdir: Path) -> None:
+def draw_tasks(prepared: Prepared, workdir: Path) -> None:
     """Draws a sheet of training tasks."""
-    from experiments import pictures  # Not earlier: matplotlib takes long to import.
-
     if processes.is_first():
-        sampler = processes.local(experiment.problem.train)
-        pictures.task_sheet(sampler, workdir / "tasks.png")
+        prepared.experiment.draw_tasks(workdir / "tasks.png")
 
 
-def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]:
+def _validate(
+    prepared: Prepared, progress: Progress
+) -> tuple[Progress, dict[str, float]]:
     """Scores the parameters on the validation tasks, and keeps the best ones."""
-    results = [
-        mj.evaluate(
-            experiment.objectives[num_steps],
-            progress.state.meta,
-            experiment.problem.validation,
-            key=jax.random.key(_VALIDATION_SEED),
-            num_tasks=config.num_validation_tasks,
-            tasks_per_chunk=config.eval_tasks_per_chunk,
-        )
-        for num_steps in choices.select_inner_steps(config)
-    ]
+    experiment = prepared.experiment
+    found = experiment.validation(progress.state.meta)
     means = {
-        f"validation/{name}": np.mean([result.values[name] for result in results])
-        for name in results[0].values
+        f"validation/{name}": np.mean(values) for name, values in found.values.items()
     }
-    score = means.get("validation/accuracy", -means["validation/loss"])
-    score = np.nan_to_num(score, nan=-np.inf)
+    score = measuring.score(found, experiment.metric)
     if score >= progress.best_score:
         progress = progress._replace(
             best=jax.tree.map(jnp.copy, progress.state.meta),
@@ -289,34 +285,23 @@ def _validate(config, experiment, progress) -> tuple[Progress, dict[str, float]]
     return progress, means
 
 
-def _mean_rates(config, meta) -> dict[str, float]:
-    """The mean of the learned inner rates of each leaf (and step), if there are any."""
-    rates = jax.device_get(processes.local(getattr(meta, "rates", None)))
-    if "rates" in config.per_step:
-        rates = jax.tree.map(list, rates)
-    names = [f"rates/{path}".rstrip("/") for path in trees.leaf_paths(rates)]
-    return dict(zip(names, map(float, map(np.mean, jax.tree.leaves(rates)))))
-
-
-def _explain(config, progress: Progress, metrics: dict[str, np.ndarray]) -> str:
+def _explain(
+    prepared: Prepared,
+    options: Options,
+    progress: Progress,
+    metrics: dict[str, np.ndarray],
+) -> str:
     step = min(_steps(progress))
     which = _steps(progress).index(step)
-    seed = choices.seeds(config)[which]
-    last = {name: values[-1, which] for name, values in metrics.items()}
-    several = config.num_seeds > 1
+    last = {k.removeprefix("train/"): v[-1, which] for k, v in metrics.items()}
+    skipped = np.atleast_1d(progress.state.skipped)[which]
+    several = options.num_seeds > 1
     kept = "what was saved before stays" if several else "the state before it is saved"
     without = "without this seed, or " if several else ""
-    loss, grad_norm = last["train/loss"], last["train/grad_norm"]
-    solver = ""
-    if "train/solver_residual" in last:
-        solver = (
-            f"; the solver left a residual of {last['train/solver_residual']:.2g}, which "
-            "--damping, a larger --regularization or --solver=gmres may mend"
-        )
     return (
-        f"step {step} has meta-loss {loss} and gradient norm {grad_norm}, and the "
-        f"{config.max_skipped} before it were not finite either; its tasks are those "
-        f"that mj.training.step_tasks draws for step {step} of --seed={seed}, and "
-        f"{kept}. Start anew in another --workdir, {without}with a smaller "
-        f"--inner_rate or --outer_rate, an --outer_clip, or fewer --inner_steps{solver}."
+        f"step {step} has meta-loss {last['loss']} and gradient norm "
+        f"{last['grad_norm']}, and the {skipped} before it were not finite either; its "
+        f"tasks are those that mj.training.step_tasks draws for step {step} of "
+        f"--seed={options.seeds[which]}, and {kept}. Start anew in another --workdir, "
+        f"{without}with {prepared.experiment.advice(last)}."
     )

@@ -1,74 +1,19 @@
-"""The pictures that a run draws."""
+"""The pictures that a few-shot run draws beside those of every run."""
 
 import itertools
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments.running.pictures import save
 import metajax as mj
-from metajax import logs, trees
+from metajax import trees
 from metajax.learners import Fitted
 
 _BEFORE, _AFTER, _TRUE = "0.55", "tab:orange", "tab:blue"
-
-
-def curves(metrics: Path, path: Path) -> None:
-    """Training and validation against the outer step, one panel a metric."""
-    lines = logs.read_metrics(metrics)
-    parts = {name.partition("/")[::2] for line in lines for name in line}
-    names = {name for part, name in parts if part in ("train", "validation")}
-    if not any(line.get("train/skipped") for line in lines):
-        names -= {"skipped"}
-    names = sorted(names)
-    if not names:
-        return
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(4 * len(names), 3), squeeze=False
-    )
-    for name, axis in zip(names, axes[0]):
-        for part, style in (
-            ("train", {"color": _BEFORE}),
-            ("validation", {"marker": "."}),
-        ):
-            points = [
-                (line["step"], line[f"{part}/{name}"])
-                for line in lines
-                if line.get(f"{part}/{name}") is not None
-            ]
-            if points:
-                axis.plot(*zip(*points), label=part, **style)
-        axis.set(xlabel="outer step", title=name)
-        if name == "loss":
-            axis.set_yscale("log")
-        axis.legend()
-    _save(figure, path)
-
-
-def adaptation(results: dict[int, mj.Evaluation], path: Path) -> None:
-    """Each metric against the number of inner steps, with 95% intervals."""
-    names = list(results[0].values)
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(4 * len(names), 3), squeeze=False
-    )
-    for name, axis in zip(names, axes[0]):
-        rows = [mj.summarize(result.values[name]) for result in results.values()]
-        means, intervals = [r.mean for r in rows], [r.interval for r in rows]
-        axis.errorbar(
-            list(results), means, intervals, capsize=3, marker=".", label="mean, 95%"
-        )
-        axis.plot(list(results), [r.median for r in rows], "--", label="median")
-        axis.set(xlabel="inner steps", title=f"{name} on unseen tasks")
-        if name == "loss":
-            axis.set_yscale("log")
-        axis.legend()
-    _save(figure, path)
 
 
 def rates(learned: mj.base.PyTree, path: Path) -> None:
@@ -85,7 +30,7 @@ def rates(learned: mj.base.PyTree, path: Path) -> None:
     axis.axvline(0, color=_BEFORE, linewidth=0.8)
     axis.invert_yaxis()
     axis.set(xlabel="inner rate", title="learned inner rates")
-    _save(figure, path)
+    save(figure, path)
 
 
 def rates_by_step(learned: mj.base.PyTree, path: Path) -> None:
@@ -100,7 +45,7 @@ def rates_by_step(learned: mj.base.PyTree, path: Path) -> None:
     axis.set_xticks(steps)
     axis.set(xlabel="inner step", title="learned inner rates")
     axis.legend(fontsize=7, bbox_to_anchor=(1, 1), loc="upper left")
-    _save(figure, path)
+    save(figure, path)
 
 
 def task_sheet(sampler: mj.base.Sampler, path: Path, num_tasks: int = 3) -> None:
@@ -120,7 +65,7 @@ def task_sheet(sampler: mj.base.Sampler, path: Path, num_tasks: int = 3) -> None
     for index, (task, axis) in enumerate(zip(tasks, axes[0])):
         draw(axis, task)
         axis.set_title(f"task {index}")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_images(axis, task: mj.Task) -> None:
@@ -176,7 +121,7 @@ def regression(
         axis.plot(support.inputs, support.targets, "k^", label="support")
         axis.set_xlabel("input")
     axes[0].legend(fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def classification(
@@ -218,7 +163,7 @@ def classification(
     )
     if features is not None:
         _draw_features(axes[0, 1], features, task)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_features(axis, features: list[np.ndarray], task: mj.Task) -> None:
@@ -239,9 +184,3 @@ def _draw_features(axis, features: list[np.ndarray], task: mj.Task) -> None:
         )
     axis.set(title="features: support (stars) and queries")
     axis.set(xlabel="first principal direction", ylabel="second")
-
-
-def _save(figure, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

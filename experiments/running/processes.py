@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.running.options import Options
 from metajax.base import PyTree
 
 LOST_PEER = 75  # An exit code: EX_TEMPFAIL of sysexits.h.
@@ -29,25 +30,25 @@ _SIGNS_OF_LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "heartbeat", "oordination servi
 _JOIN_SECONDS, _HEARTBEAT_SECONDS = 120, 30
 
 
-def join(config) -> None:
-    """Makes this process one of several, if the flags say so.
+def join(options: Options) -> None:
+    """Makes this process one of several, if the options say so.
 
     Raises:
       ValueError: if the others cannot be found.
     """
     if (
-        not (config.distributed or config.coordinator)
+        not (options.distributed or options.coordinator)
         or jax.distributed.is_initialized()
     ):
         return
     _end_with_the_coordinator()
-    # JAX's own way with SIGTERM would take it from experiments/signals.py.
+    # JAX's own way with SIGTERM would take it from the engine's signals.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            config.coordinator,
-            config.num_processes,
-            config.process_id,
+            options.coordinator,
+            options.num_processes,
+            options.process_id,
             initialization_timeout=_JOIN_SECONDS,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )

@@ -1,6 +1,6 @@
 """The directory of a run: whose it is, what made it, and what it found."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 import contextlib
 import fcntl
 from importlib import metadata
@@ -10,64 +10,56 @@ from pathlib import Path
 import platform
 import subprocess
 import sys
+from typing import NamedTuple
 
 from absl import logging
 
-from experiments import choices
+from experiments.running.options import Options
 
-# Where a run is, and how it is looked at: not written into its own flagfile.
-_UNRECORDED = (
-    "workdir",
-    "platform",
-    "eval_only",
-    "dry_run",
-    "compilation_cache",
-    "distributed",
-    "coordinator",
-    "num_processes",
-    "process_id",
-)
-# What may differ when a run is gone on with: how long, how often, where the data is, and
-# in how much memory.
-_FREE = (
-    "data_dir",
+# Options that may differ when a run is gone on with.
+_FREE = {
     "num_steps",
     "log_every_steps",
     "eval_every_steps",
-    "num_test_tasks",
-    "eval_tasks_per_chunk",
-    "tasks_per_chunk",
     "num_devices",
     "divide_state",
     "keep_checkpoints",
-    "max_skipped",
-    "adjoint",
-    "remat",
-)
-_LOCK = "lock"
+}
+_LOCK, _RECORD = "lock", "run.flags"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 
 
-def settings(config) -> dict[str, str]:
-    """The runner's own flags that are set, as lines of a flagfile by name."""
-    module = config.find_module_defining_flag("workdir")
-    own = config.flags_by_module_dict()[module]
-    lines = {flag.name: flag.serialize() for flag in own}
-    return {k: v for k, v in lines.items() if v and k not in _UNRECORDED}
+class Settings(NamedTuple):
+    """What a run was asked for: lines of a flagfile by name, such as `--seed=0`."""
+
+    lines: Mapping[str, str] = {}
+    defaults: Mapping[str, str] = {}  # The lines of settings that are as by default.
+    # Beside the engine's own, what may differ when a run is gone on with, and what may
+    # not.
+    free: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
+
+    @property
+    def may_differ(self) -> frozenset[str]:
+        return (_FREE | self.free) - self.fixed
 
 
-def fingerprint(config) -> dict[str, str]:
+def fingerprint(settings: Settings) -> dict[str, str]:
     """The settings that a checkpoint depends on, by name."""
-    free = _free(config, Path(config.workdir) / "run.flags")
-    lines = settings(config).items()
-    return {k: v.split("=", 1)[-1] for k, v in lines if k not in free}
+    lines = settings.lines.items()
+    return {k: v.split("=", 1)[-1] for k, v in lines if k not in settings.may_differ}
 
 
-def check(config, workdir: Path, held: contextlib.ExitStack) -> bool:
+def is_finished(workdir: Path) -> bool:
+    """Whether a directory holds a run that has come to its end."""
+    return (workdir / "result.json").exists()
+
+
+def check(settings: Settings, workdir: Path, held: contextlib.ExitStack) -> bool:
     """Makes sure that a run may use a directory: new, or its own and unfinished.
 
     Args:
-      config: the flags.
+      settings: what it is asked for.
       workdir: the directory, which is locked if it is there.
       held: holds the lock.
 
@@ -78,14 +70,14 @@ def check(config, workdir: Path, held: contextlib.ExitStack) -> bool:
       ValueError: if it holds a finished run, one with other flags, or other files, or
         if another process is at it.
     """
-    if (workdir / "result.json").exists():
+    if is_finished(workdir):
         raise ValueError(
             f"{workdir} holds a finished run: choose another --workdir, or look at it "
             "with --eval_only."
         )
-    record = workdir / "run.flags"
+    record = workdir / _RECORD
     if record.exists():
-        differing = differences(config, workdir, ignore=_free(config, record))
+        differing = differences(settings, workdir, ignore=settings.may_differ)
         if differing:
             raise ValueError(
                 f"{workdir} holds an unfinished run with other flags: choose another "
@@ -125,47 +117,43 @@ def _lock(workdir: Path, held: contextlib.ExitStack) -> None:
     held.callback(os.ftruncate, file, 0)
 
 
-def _free(config, record: Path) -> set[str]:
-    """The flags that may differ; not those by which the result would, too."""
-    fixed = set()
-    now = choices.adjoint(config.learner, config.adjoint)
-    if now == "implicit" or "--adjoint=implicit" in _lines(record):
-        fixed.add("adjoint")
-    if config.outer_schedule != "constant":
-        fixed.add("num_steps")
-    return set(_FREE) - fixed
-
-
-def _lines(record: Path) -> list[str]:
+def recorded(workdir: Path) -> list[str]:
+    """The lines that a run has written down."""
+    record = workdir / _RECORD
     return record.read_text().splitlines() if record.exists() else []
 
 
-def differences(config, workdir: Path, ignore: Collection[str] = ()) -> list[str]:
-    """The lines in which the flags and those that a run has recorded differ.
+def differences(
+    settings: Settings, workdir: Path, ignore: Collection[str] = ()
+) -> list[str]:
+    """The lines in which the settings and those that a run has recorded differ.
 
-    Flags that the run did not know yet count where they are not at their defaults.
+    Settings that the run did not know yet count where they are not at their defaults.
     """
-    recorded = _lines(workdir / "run.flags")
-    known = {_name(config, line) for line in recorded}
-    current = {
+    before = set(recorded(workdir))
+    known = {name_of(line, settings.lines) for line in before}
+    now = {
         line
-        for name, line in settings(config).items()
-        if name in known or config[name].value != config[name].default
+        for name, line in settings.lines.items()
+        if name in known or settings.defaults.get(name) != line
     }
-    differing = set(recorded) ^ current
-    return sorted(line for line in differing if _name(config, line) not in ignore)
+    differing = before ^ now
+    return sorted(x for x in differing if name_of(x, settings.lines) not in ignore)
 
 
-def _name(config, line: str) -> str:
+def name_of(line: str, names: Collection[str]) -> str:
+    """The setting that a line is of: `--seed=0`, `--warp`, `--nowarp`."""
     name = line.lstrip("-").split("=")[0]
-    return name if name in config else name.removeprefix("no")
+    return name if name in names else name.removeprefix("no")
 
 
-def claim(config, workdir: Path, held: contextlib.ExitStack, locked: bool) -> None:
-    """Makes the directory a run's own, by writing down its flags.
+def claim(
+    settings: Settings, workdir: Path, held: contextlib.ExitStack, locked: bool
+) -> None:
+    """Makes the directory a run's own, by writing down its settings.
 
     Args:
-      config: the flags.
+      settings: what it is asked for.
       workdir: the directory.
       held: holds the lock.
       locked: whether it does since `check`.
@@ -173,25 +161,25 @@ def claim(config, workdir: Path, held: contextlib.ExitStack, locked: bool) -> No
     Raises:
       ValueError: if it cannot be written, or another process was first.
     """
-    lines = "\n".join(settings(config).values()) + "\n"
+    lines = "\n".join(settings.lines.values()) + "\n"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not locked:
             _lock(workdir, held)
-            if (workdir / "run.flags").exists():
+            if (workdir / _RECORD).exists():
                 raise ValueError(f"another run has begun in {workdir}: start again.")
-        write_whole(workdir / "run.flags", lines)
+        write_whole(workdir / _RECORD, lines)
     except OSError as error:
         raise ValueError(
             f"--workdir={workdir} cannot be written: {error.strerror}; choose another."
         ) from error
 
 
-def of_seeds(config, workdir: Path) -> list[Path]:
+def of_seeds(options: Options) -> list[Path]:
     """Where each seed's log and result go: the run's directory, or one in it."""
-    if config.num_seeds == 1:
-        return [workdir]
-    return [workdir / f"seed_{seed}" for seed in choices.seeds(config)]
+    if options.num_seeds == 1:
+        return [options.workdir]
+    return [options.workdir / f"seed_{seed}" for seed in options.seeds]
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -204,17 +192,18 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
-def check_saved(config, workdir: Path) -> None:
-    """Makes sure that a directory holds a run, whose flags have been parsed then.
+def check_saved(settings: Settings, workdir: Path) -> None:
+    """Makes sure that a directory holds a run, whose settings are those asked for.
 
     Raises:
       ValueError: if it does not, or if it is of other seeds.
     """
-    record = workdir / "run.flags"
+    record = workdir / _RECORD
     if not record.exists():
         raise ValueError(f"{workdir} holds no run to evaluate: there is no {record}.")
-    changed = differences(config, workdir)
-    others = [line for line in changed if _name(config, line) in ("seed", "num_seeds")]
+    changed = differences(settings, workdir)
+    fixed = ("seed", "num_seeds")
+    others = [line for line in changed if name_of(line, settings.lines) in fixed]
     if others:
         raise ValueError(f"{workdir} holds a run of other seeds: {' '.join(others)}.")
 

@@ -1,0 +1,1 @@
+"""Few-shot learning: `python -m experiments.few_shot`."""

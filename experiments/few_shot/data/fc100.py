@@ -1,0 +1,19 @@
+"""FC100: CIFAR-100's classes, divided by superclass."""
+
+from experiments.few_shot.data.tasks import CLASSES, DATA_DIR, of_each_split
+from experiments.few_shot.parts import Data
+
+
+def make(*, data_dir):
+    import metajax as mj
+
+    return of_each_split(mj.data.fc100, data_dir=data_dir)
+
+
+DATA = Data(
+    "the same, divided by superclass, so that they differ more",
+    make,
+    CLASSES,
+    (DATA_DIR,),
+    images=True,
+)

@@ -1,0 +1,19 @@
+"""MNIST's ten digits."""
+
+from experiments.few_shot.data.tasks import CLASSES, DATA_DIR, of_each_split
+from experiments.few_shot.parts import Data
+
+
+def make(*, data_dir):
+    import metajax as mj
+
+    return of_each_split(mj.data.mnist, data_dir=data_dir)
+
+
+DATA = Data(
+    "handwritten digits; unseen images, not classes",
+    make,
+    CLASSES,
+    (DATA_DIR,),
+    images=True,
+)
