@@ -5,17 +5,14 @@ A door declares flags, each beside the factory that reads it, and turns them int
 """
 
 from collections.abc import Callable, Iterable, Mapping
-import difflib
 from functools import partial
 from pathlib import Path
-import sys
-import textwrap
 from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import flags
 
 # Where a run is, and how it is looked at: not written into its record.
-_UNRECORDED = (
+UNRECORDED = (
     "workdir",
     "platform",
     "eval_only",
@@ -26,7 +23,6 @@ _UNRECORDED = (
     "num_processes",
     "process_id",
 )
-_RUN_FLAGS = "The run"  # How help calls what every door has.
 
 
 class Part(NamedTuple):
@@ -170,6 +166,21 @@ def _define_run_validators(own: flags.FlagValues) -> None:
     )
 
 
+def define_integers(
+    own: flags.FlagValues, name: str, default: list[str], about: str
+) -> None:
+    """Defines a flag of several positive integers."""
+    flags.DEFINE_list(name, default, about, flag_values=own)
+    flags.register_validator(
+        name,
+        lambda numbers: (
+            bool(numbers) and all(n.isdecimal() and int(n) for n in numbers)
+        ),
+        f"must be integers, such as {','.join(default)}",
+        flag_values=own,
+    )
+
+
 def options(own: flags.FlagValues):
     """What the flags ask of the engine."""
     from experiments import running
@@ -189,113 +200,11 @@ def settings(own: flags.FlagValues, *, free: Iterable[str], fixed: Iterable[str]
     """
     from experiments import running
 
-    recorded = [own[name] for name in own if name not in _UNRECORDED]
+    recorded = [own[name] for name in own if name not in UNRECORDED]
     lines = {flag.name: flag.serialize() for flag in recorded}
     lines = {name: line for name, line in lines.items() if line}
     defaults = {f.name: lines.get(f.name) for f in recorded if f.value == f.default}
     return running.Settings(lines, defaults, frozenset(free), frozenset(fixed))
-
-
-# The command line
-
-
-def start(
-    own: flags.FlagValues,
-    run: Callable[[], int],
-    *,
-    about: str,
-    sections: Callable[[], Mapping[str, Iterable[str]]] = dict,
-    lists: Mapping[str, Mapping[str, str]] | None = None,
-) -> None:
-    """Parses a command line, does what it says, and exits.
-
-    Args:
-      own: the flags of the experiment.
-      run: does what they say, and returns the exit code.
-      about: what `--help` says first.
-      sections: for `--help`, the names of the flags that the chosen parts read, by
-        what reads them; nothing where all are always read.
-      lists: what `--list` prints: by kind, names and what each is.
-    """
-    asked = [argument.lstrip("-") for argument in sys.argv[1:]]
-    if "list" in asked and lists:
-        sys.exit(print(_listed(lists)))
-    if {"help", "h", "help=all", "helpfull", "helpshort"} & set(asked):
-        everything = bool({"help=all", "helpfull"} & set(asked))
-        sys.exit(print(_help(own, about, sections, everything)))
-    flags.FLAGS.append_flag_values(own)
-
-    def main(argv: list[str]) -> None:
-        if len(argv) > 1:
-            sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
-        sys.exit(run())
-
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            rest = flags.FLAGS(with_recorded(own, argv))
-        except flags.Error as error:
-            sys.exit(f"Error: {_explained(error)}")
-        own.mark_as_parsed()
-        return rest
-
-    app.run(main, flags_parser=parse)
-
-
-def _explained(error: flags.Error) -> str:
-    """What absl says of bad flags; of a preset that is not there, which ones there are."""
-    text = str(error).rstrip(".")
-    if not isinstance(error, flags.CantOpenFlagFileError):
-        return text
-    path = Path(text.rpartition(": ")[2].strip("'"))
-    presets = [other.stem for other in path.parent.glob("*.flags")]
-    return f"there is no {path}: {near(path.stem, presets)}"
-
-
-def with_recorded(own: flags.FlagValues, argv: list[str]) -> list[str]:
-    """A command line with the flags of a saved run before its own, for --eval_only.
-
-    Raises:
-      flags.Error: if the record has anything but flags that a run of this version
-        records.
-    """
-    known = flags.FlagValues()
-    flags.DEFINE_bool("eval_only", False, "", flag_values=known)
-    flags.DEFINE_string("workdir", "", "", flag_values=known)
-    known([arg for arg in argv if not arg.lstrip("-").startswith("flagfile")], True)
-    record = Path(known.workdir) / "run.flags"
-    if not known.eval_only or not record.exists():
-        return argv
-    return [argv[0], *recorded_lines(own, record), *argv[1:]]
-
-
-def recorded_lines(own: flags.FlagValues, record: Path) -> list[str]:
-    """The lines of a run's record; they are data, whatever they say.
-
-    Raises:
-      flags.Error: as `with_recorded`.
-    """
-    lines = [line for line in record.read_text().splitlines() if line.strip()]
-    for line in lines:
-        name = line.removeprefix("--").split("=")[0]
-        if name not in own:
-            name = name.removeprefix("no")
-        if not line.startswith("--") or name not in own or name in _UNRECORDED:
-            raise flags.Error(
-                f"{record} has {line!r}, which a run of this version does not record"
-                f"{_maker(record.parent)}"
-            )
-    return lines
-
-
-def _maker(workdir: Path) -> str:
-    """Which version has made a run, in words."""
-    import json
-
-    try:
-        starts = (workdir / "starts.jsonl").read_text().splitlines()
-        return f": it was made by commit {json.loads(starts[-1])['commit']}"
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
 
 
 def refuse_unread(
@@ -339,57 +248,3 @@ def _readers(
 
 def _said(readers: Mapping[str, list[str]]) -> str:
     return " or ".join(f"--{k}={', '.join(names)}" for k, names in readers.items())
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """The names that are like one that is not among them, in words."""
-    like = difflib.get_close_matches(name, list(names), n=4, cutoff=0.5)
-    return f"did you mean {', '.join(like)}?" if like else "see --list."
-
-
-# Help
-
-
-def _help(own, about: str, sections, everything: bool) -> str:
-    argv = [a for a in sys.argv if not a.lstrip("-").startswith("help") and a != "-h"]
-    try:
-        own(with_recorded(own, argv), known_only=True)
-    except flags.Error:
-        own.mark_as_parsed()
-    found = sections()
-    parts = {name for names in found.values() for name in names}
-    run_flags = flags.FlagValues()
-    define_run_flags(run_flags)
-    found = {_RUN_FLAGS: list(run_flags)} | found
-    rest = [name for name in own if name not in parts and name not in run_flags]
-    if everything or not parts:
-        found["All others" if parts else "The experiment"] = rest
-    lines = [about.strip(), ""]
-    for title, names in found.items():
-        lines += [f"{title}:", *(_flag(own[name]) for name in names), ""]
-    if parts and not everything:
-        lines.append(
-            "Other choices read other flags: name them before --help; --help=all has all "
-            "flags, --list all choices."
-        )
-    return "\n".join(lines)
-
-
-def _flag(flag: flags.Flag) -> str:
-    default = flag.serialize().removeprefix("--") or f"{flag.name}=..."
-    options = getattr(flag.parser, "enum_values", None)
-    about = flag.help
-    if options:  # Which absl has put before it.
-        about = f"{about.partition('>: ')[2]} One of {', '.join(options)}."
-    indent = " " * 6
-    body = textwrap.fill(about, 90, initial_indent=indent, subsequent_indent=indent)
-    return f"  --{default}\n{body}"
-
-
-def _listed(lists: Mapping[str, Mapping[str, str]]) -> str:
-    lines = []
-    for kind, names in lists.items():
-        lines.append(f"{kind}:")
-        lines += [f"  {name:36s} {about}" for name, about in names.items()]
-        lines.append("")
-    return "\n".join(lines).rstrip()

@@ -71,7 +71,23 @@ def init_state(
 def _init_state(learner, optimizer, key, sampler) -> TrainState:
     init_key, train_key = jax.random.split(key)
     meta = learner.init(init_key, sampler(init_key).support.inputs)
-    state = TrainState(jnp.int32(0), train_key, meta, optimizer.init(meta))
+    return begin(train_key, meta, optimizer)
+
+
+def begin(
+    key: Key, meta: MetaParams, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first outer step, of meta-parameters that are there.
+
+    Args:
+      key: fixes the stream of tasks.
+      meta: the meta-parameters.
+      optimizer: the outer optimizer.
+
+    Returns:
+      A state at step 0.
+    """
+    state = TrainState(jnp.int32(0), key, meta, optimizer.init(meta))
     # Training gives these buffers up, so that each must be its own and nobody else's.
     return jax.tree.map(jnp.copy, state)
 
@@ -125,8 +141,9 @@ def train_step(
 
     Returns:
       A pure function `(state, tasks) -> (state, metrics)`. The metrics are those of the
-      objective, averaged over tasks, `grad_norm`, the global norm of the meta-gradient,
-      and `skipped`, which is 1 for a step that was not finite and else 0.
+      objective, averaged over tasks, `loss`, if it has none of this name, `grad_norm`, the
+      global norm of the meta-gradient, and `skipped`, which is 1 for a step that was not
+      finite and else 0.
 
     Raises:
       ValueError: if `max_skipped` is negative.
@@ -150,7 +167,8 @@ def train_step(
         )
         passed = (state.skipped < max_skipped).astype(jnp.int32)
         over = state._replace(step=state.step + passed, skipped=state.skipped + passed)
-        metrics = metrics | {"grad_norm": grad_norm, "skipped": 1.0 - finite}
+        own = {"grad_norm": grad_norm, "skipped": 1.0 - finite}
+        metrics = {"loss": loss} | metrics | own
         return trees.select(finite, after, over), metrics
 
     return step

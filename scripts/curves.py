@@ -18,7 +18,8 @@ import matplotlib.pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scripts.reproduce import RESULTS, RUNS
+from scripts.reproduce import RESULTS
+from scripts.runs import RUNS
 
 _OUT = flags.DEFINE_string("out", None, "Where the picture is written.", required=True)
 

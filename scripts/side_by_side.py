@@ -19,7 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scripts.reproduce import RESULTS, RUNS
+from scripts.reproduce import RESULTS
+from scripts.runs import RUNS
 
 SHOTS, STEPS = (5, 10, 20), (1, 5, 10)
 

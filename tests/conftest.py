@@ -3,10 +3,8 @@
 import os
 from pathlib import Path
 import shutil
-import sys
 
 from absl import flags
-from absl.testing import flagsaver
 import jax
 import pytest
 
@@ -92,34 +90,40 @@ def copied(data_dir, tmp_path):
 
 
 @pytest.fixture
-def with_flags(monkeypatch):
-    """Calls a function with the runner's flags, parsed from arguments."""
-    # It defines flags, which flagsaver would forget were it imported meanwhile.
-    from array_record.python import array_record_data_source  # noqa: F401
-
-    from experiments import few_shot
+def with_flags(parse):
+    """Calls a function once the flags of few-shot runs are parsed from arguments."""
+    from experiments.few_shot.door import FLAGS
 
     def call(function, *arguments):
-        command = ["few_shot", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", command)
-        with flagsaver.flagsaver():
-            few_shot.FLAGS.unparse_flags()
-            for name in few_shot.FLAGS:
-                few_shot.FLAGS[name].unparse()
-            few_shot.FLAGS(few_shot.with_saved_flags(command))
-            return function(few_shot.FLAGS)
+        parse(FLAGS, ["few_shot", *map(str, arguments)])
+        return function()
 
     return call
 
 
 @pytest.fixture
+def parse():
+    """Parses arguments as after a start with them, and no other start before."""
+
+    def parse(own: flags.FlagValues, argv: list[str]) -> None:
+        from experiments import command
+
+        own.unparse_flags()
+        for name in own:
+            own[name].unparse()
+        own(command.with_recorded(own, argv))
+
+    return parse
+
+
+@pytest.fixture
 def run(with_flags, capsys):
-    """Runs the runner in this process: arguments -> exit code, output, errors."""
-    from experiments import runner
+    """Makes a few-shot run in this process: arguments -> exit code, output, errors."""
+    from experiments.few_shot import door
 
     def run(*arguments):
         try:
-            code = with_flags(runner.run, *arguments)
+            code = with_flags(door.run_flags, *arguments)
         except flags.Error as error:
             return 1, "", str(error)
         captured = capsys.readouterr()

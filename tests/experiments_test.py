@@ -5,6 +5,7 @@ import errno
 import fcntl
 from functools import cache, partial
 import hashlib
+import inspect
 import json
 import os
 from pathlib import Path
@@ -17,14 +18,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-    building,
-    compare,
-    components,
-    few_shot,
+from experiments import compare
+from experiments.few_shot import choosing, door
+from experiments.few_shot.flags import FLAGS
+from experiments.running import (
+    engine,
     loop,
+    measuring,
     pictures,
-    runner,
+    preparing,
     workdirs,
 )
 import metajax as mj
@@ -55,10 +57,17 @@ SCHEDULED += ["--first_order_until=3", "--outer_schedule=cosine"]
 @pytest.fixture(autouse=True)
 def saves(monkeypatch):
     """Saves no picture where none is looked at: it takes longer than to train."""
-    save = pictures._save
+    from experiments.few_shot import pictures as few_shot_pictures
+
+    save = pictures.save
     skip = lambda figure, path: pictures.plt.close(figure)  # noqa: E731
-    monkeypatch.setattr(pictures, "_save", skip)
-    return lambda: monkeypatch.setattr(pictures, "_save", save)
+
+    def use(function):
+        for module in (pictures, few_shot_pictures):
+            monkeypatch.setattr(module, "save", function)
+
+    use(skip)
+    return lambda: use(save)
 
 
 # Read but once, and of invented characters no more than a task needs.
@@ -152,6 +161,26 @@ def test_a_run_from_before_a_flag_is_evaluated_as_the_same(run, finished):
     assert json.loads(result.read_text())["changed"] == ["--remat=none", "--remat=step"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--flagfile=/etc/passwd",
+        "--run_with_profiling",
+        "--compilation_cache=/tmp/theirs",
+        "--workdir=/elsewhere",
+        "--of_another_version=3",
+        "print('hello')",
+    ],
+)
+def test_what_a_run_has_recorded_is_data_and_nothing_else(run, finished, line):
+    workdir = finished()
+    with (workdir / "run.flags").open("a") as file:
+        file.write(f"{line}\n")
+    code, _, errors = run("--eval_only", f"--workdir={workdir}")
+    assert code == 1 and repr(line) in errors
+    assert "does not record: it was made by commit" in errors
+
+
 def lines(workdir):
     timing = ("seconds", "tasks_per_second")
     return [
@@ -167,10 +196,10 @@ def stopped(run, monkeypatch):
     def stopped(function, number, at_step, *arguments):
         original = getattr(loop, function)
 
-        def signalled(config, experiment, progress, *rest):
+        def signalled(prepared, progress, *rest):
             if np.max(progress.state.step) == at_step:
                 os.kill(os.getpid(), number)
-            return original(config, experiment, progress, *rest)
+            return original(prepared, progress, *rest)
 
         # Whoever started the tests may have it ignored.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -256,23 +285,19 @@ def test_a_directory_in_use_is_not_written_to(run, begun, tmp_path, caplog):
     assert "left by process 1234 on some-host" in caplog.text
 
 
-def test_of_two_starts_in_a_new_directory_the_first_to_claim_it_has_it(
-    with_flags, tmp_path
-):
+def test_of_two_starts_in_a_new_directory_the_first_to_claim_it_has_it(tmp_path):
     workdir = tmp_path / "run"
 
-    def both(config):
-        with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
-            held = [first, second]
-            locked = [workdirs.check(config, workdir, each) for each in held]
-            workdirs.claim(config, workdir, first, locked[0])
-            with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on"):
-                workdirs.claim(config, workdir, second, locked[1])
-        with contextlib.ExitStack() as late:
-            with pytest.raises(ValueError, match="another run has begun"):
-                workdirs.claim(config, workdir, late, False)
-
-    with_flags(both, *TINY, f"--workdir={workdir}")
+    settings = workdirs.Settings({"seed": "--seed=0"})
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        held = [first, second]
+        locked = [workdirs.check(settings, workdir, each) for each in held]
+        workdirs.claim(settings, workdir, first, locked[0])
+        with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on"):
+            workdirs.claim(settings, workdir, second, locked[1])
+    with contextlib.ExitStack() as late:
+        with pytest.raises(ValueError, match="another run has begun"):
+            workdirs.claim(settings, workdir, late, False)
 
 
 def test_fewer_steps_than_were_taken_end_with_a_validation(run, stopped, tmp_path):
@@ -294,7 +319,7 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "_write_array", full)
         code, _, errors = run(*arguments)
-    assert code == runner.UNWRITABLE and "No space left" in errors
+    assert code == engine.UNWRITABLE and "No space left" in errors
     assert "--keep_checkpoints" in errors and len(errors.splitlines()) == 1
     assert run(*arguments)[0] == 0
     assert lines(tmp_path / "run") == lines(finished())
@@ -309,17 +334,18 @@ def test_a_checkpoint_of_other_settings_is_refused(run, begun, finished, tmp_pat
     assert "inner_rate was 0.01, is 0.5" in errors
 
 
-def trained(config):
+def prepared():
+    """What the flags name, on its devices."""
+    from experiments.door import options
+
+    return preparing.prepare(door.experiment(), options(FLAGS))
+
+
+def trained():
     """Losses of three outer steps, and meta-parameters before and after by path."""
-    experiment, progress = building.build(config)
+    experiment, progress = prepared()
     before = jax.tree.map(np.asarray, progress.state.meta)
-    state, metrics = mj.train(
-        experiment.step,
-        progress.state,
-        experiment.problem.train,
-        num_tasks=config.num_tasks,
-        num_steps=3,
-    )
+    state, metrics = preparing.advance(experiment, progress.state, 3, at_most=3)
     leaves = zip(jax.tree.leaves(before), jax.tree.leaves(state.meta))
     return np.asarray(metrics["loss"]), dict(zip(trees.leaf_paths(before), leaves))
 
@@ -342,9 +368,9 @@ def test_every_preset_lowers_for_accelerators(
     short = [flag for flag in SHORT if "inner_steps" not in flag]  # Some take none.
     flags = [f"--flagfile={preset}", *short, f"--data_dir={data_dir}", "--num_steps=1"]
 
-    def trace(config):
-        experiment, progress = building.build(config)
-        return building.trace(config, experiment, progress.state)
+    def trace():
+        experiment, progress = prepared()
+        return preparing.trace(experiment, progress.state, at_most=1)
 
     traced = with_flags(trace, *flags, "--workdir=unused")
     state, metrics = traced.out_info
@@ -352,26 +378,19 @@ def test_every_preset_lowers_for_accelerators(
     assert "stablehlo" in traced.lower(lowering_platforms=("tpu", "cuda")).as_text()
 
 
-def test_the_flags_list_what_the_registry_has():
-    for name, registry in {
-        "data": components.DATA,
-        "model": components.MODELS,
-        "learner": components.LEARNERS,
-        "adjoint": components.ADJOINTS,
-        "solver": components.SOLVERS,
-        "estimator": components.ESTIMATORS,
-        "outer_schedule": components.SCHEDULES,
-    }.items():
-        assert few_shot.FLAGS[name].parser.enum_values == list(registry)
+def test_factories_take_the_flags_that_their_parts_declare():
+    for parts in choosing.CHOICES.values():
+        for name, part in parts.items():
+            own = inspect.signature(part.make).parameters.values()
+            given = lambda p: p.kind is p.KEYWORD_ONLY and p.default is p.empty  # noqa: E731
+            own = {parameter.name for parameter in own if given(parameter)}
+            assert own == {holder.name for holder in part.reads}, name
 
 
 BAD_FLAGS = {
     "misspelled flag": (["--inner_ratee=1"], "inner_rate"),
-    "NaN rate": (["--inner_rate=nan"], "--evolution_std must be positive and finite"),
-    "negative rate": (
-        ["--outer_rate=-1"],
-        "--evolution_std must be positive and finite",
-    ),
+    "NaN rate": (["--inner_rate=nan"], "--inner_rate=nan: must be positive and finite"),
+    "negative rate": (["--outer_rate=-1"], "must be positive and finite"),
     "unknown data": (["--data=imagenet"], "sinusoid|glyphs|omniglot|mnist"),
     "unknown model": (["--model=vit"], "mlp|conv4"),
     "unknown learner": (["--learner=reptil"], "maml|fomaml"),
@@ -387,8 +406,20 @@ BAD_FLAGS = {
     "no length": (["--outer_clip=0"], "must be positive and finite"),
     "NaN scale": (["--init_std=nan"], "positive and finite"),
     "no width": (["--hidden=0"], "positive integers"),
-    "an adjoint for none": (["--learner=fomaml", "--last=0"], "--last is for inner"),
+    "an adjoint for none": (
+        ["--learner=fomaml", "--last=0"],
+        "--last is for --adjoint=unroll, mixed_mode, and --adjoint for --learner=maml",
+    ),
     "an unread flag": (["--damping=1"], "--damping is for --adjoint=implicit"),
+    "an unread width": (["--width=8"], "--width is for --model=conv4, text_cnn"),
+    "unread images": (
+        ["--rotated_classes"],
+        "--rotated_classes is for --data=omniglot",
+    ),
+    "another derivative": (
+        ["--estimator=evolution", "--adjoint=mixed_mode"],
+        "--adjoint is for --estimator=backprop",
+    ),
     "unread rates": (["--rate_per=leaf"], "--rate_per is for --learner=meta_sgd"),
     "unread context": (["--num_context=2"], "--num_context is for --learner=cavia"),
     "order of none": (
@@ -410,7 +441,7 @@ BAD_FLAGS = {
     "means of sinusoids": (["--learner=protonet"], "is no classification"),
     "steps of none": (
         ["--learner=protonet", "--data=glyphs", "--inner_steps=3"],
-        "--inner_steps is for learners that take inner steps",
+        "--inner_steps is for --learner=maml, fomaml",
     ),
     "displaced means": (
         ["--learner=protonet", "--data=glyphs", "--estimator=displacement"],
@@ -467,7 +498,7 @@ BAD_CONFIGURATIONS = {
         "Unknown optimizer 'cosine_decay_schedule'",
     ),
     "no optimizer": (["--outer_optimizer=chain"], "Optimizer chain"),
-    "images wanted": (["--model=conv4"], "conv4 needs images"),
+    "images wanted": (["--model=conv4", "--hidden=40,40"], "conv4 needs images"),
     "unknown option": (["--inner_options=momentun=0.9"], "momentun"),
     "NaN meta-gradient": (["--inner_optimizer=adam"], "eps_root"),
     "no GPU": (["--platform=gpu"], "--platform=gpu was asked for"),
@@ -497,7 +528,7 @@ BAD_CONFIGURATIONS = {
 def test_bad_configurations_are_one_line_and_write_nothing(run, name, tmp_path):
     arguments, message = BAD_CONFIGURATIONS[name]
     code, _, errors = run(*TINY, *arguments, f"--workdir={tmp_path / 'run'}")
-    assert code == runner.BAD_CONFIGURATION
+    assert code == engine.BAD_CONFIGURATION
     assert errors.startswith("Error: ") and message in errors, errors
     assert errors.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -509,7 +540,7 @@ def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):
     short = [flag for flag in SHORT if "inner_steps" not in flag]
     workdir = tmp_path / "run"
     code, _, errors = run(*flags, *short, "--convex_head=svm", f"--workdir={workdir}")
-    assert code == runner.BAD_CONFIGURATION
+    assert code == engine.BAD_CONFIGURATION
     assert errors.startswith("Error: ") and "pip install 'metajax[svm]'" in errors
     assert not workdir.exists()
 
@@ -600,35 +631,38 @@ def test_a_seed_that_fails_is_named_and_all_stay_at_their_checkpoint(
 ):
     workdir = tmp_path / "run"
     arguments = [*TINY, "--num_seeds=3", "--max_skipped=0", f"--workdir={workdir}"]
-    advance = building.advance
+    advance = preparing.advance
 
-    def spoiled(config, experiment, state, num_steps):
+    def spoiled(experiment, state, *rest):
         bias = state.meta["Dense_0"]["bias"]
         if int(state.step[0]) == 2:
             state.meta["Dense_0"]["bias"] = bias.at[1].set(np.nan)
-        return advance(config, experiment, state, num_steps)
+        return advance(experiment, state, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(building, "advance", spoiled)
+        patch.setattr(preparing, "advance", spoiled)
         code, _, errors = run(*arguments)
-    assert code == runner.NON_FINITE
+    assert code == engine.NON_FINITE
     assert "step 2 has meta-loss nan" in errors and "--seed=1, and what" in errors
     assert saved(workdir) == [2]
     assert run(*arguments)[0] == 0
 
 
-def test_accuracies_of_seeds_are_percentages(tmp_path):
-    rows = [[{"inner_steps": 0, "accuracy": {"mean": mean}}] for mean in (0.25, 0.75)]
-    summaries = [{"seed": 3 + i, "rows": row} for i, row in enumerate(rows)]
-    runner._write_over_seeds(tmp_path, "result", summaries)
-    last = (tmp_path / "result.txt").read_text().splitlines()[-1]
+def test_shares_of_seeds_are_percentages():
+    rows = [[{"steps": 0, "accuracy": {"mean": mean}}] for mean in (0.25, 0.75)]
+    summaries = [
+        {"seed": 3 + i, "axis": "steps", "rows": row} for i, row in enumerate(rows)
+    ]
+    metric = measuring.Metric("accuracy", is_share=True)
+    _, text = measuring.over_seeds(summaries, metric)
+    last = text.splitlines()[-1]
     assert last.split() == ["0", "50.00%", "35.36%", "25.00%", "75.00%"]
 
 
 def test_a_directory_that_cannot_be_made_is_named(run, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, errors = run(*TINY, f"--workdir={tmp_path / 'file' / 'run'}")
-    assert code == runner.BAD_CONFIGURATION and str(tmp_path / "file") in errors
+    assert code == engine.BAD_CONFIGURATION and str(tmp_path / "file") in errors
 
 
 @pytest.mark.parametrize("eval_every_steps", [1, 4])
@@ -645,7 +679,7 @@ def test_training_that_becomes_non_finite_stops_at_the_step(
         f"--workdir={workdir}",
     ]
     code, _, errors = run(*arguments)
-    assert code == runner.NON_FINITE and "--outer_rate" in errors
+    assert code == engine.NON_FINITE and "--outer_rate" in errors
     step = int(errors.split("step ")[1].split()[0])
     assert 0 < step < 4 and f"for step {step} of --seed=0" in errors
     assert not (workdir / "result.json").exists()
@@ -773,7 +807,7 @@ def test_a_solver_that_diverges_stops_the_run_with_advice(run, tmp_path):
     flags = ["--learner=imaml", "--solver=neumann", "--inner_rate=10"]
     flags += ["--solver_iterations=20", "--inner_steps=0", "--max_skipped=0"]
     code, _, errors = run(*TINY, *flags, f"--workdir={tmp_path / 'run'}")
-    assert code == runner.NON_FINITE and "--solver=gmres" in errors
+    assert code == engine.NON_FINITE and "--solver=gmres" in errors
 
 
 ALONE = [*TINY, "--num_devices=1", "--tasks_per_chunk=2", "--workdir=unused"]

@@ -25,7 +25,7 @@ def test_a_run_survives_a_kill_and_damage_bit_for_bit(tmp_path):
 
 DEFERRED = """
 import time
-from experiments.signals import Signals, Stopped
+from experiments.running.signals import Signals, Stopped
 with Signals() as signals:
     try:
         with signals.deferred():

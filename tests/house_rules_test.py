@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+import re
 
 import pytest
 
@@ -40,6 +41,30 @@ def test_imports_go_one_way(name):
     if not name.startswith("metajax/models/"):
         assert not within(names, "flax")
     assert not within(names, "absl.flags", "experiments")
+
+
+ENGINE = sorted((ROOT / "experiments" / "running").glob("*.py"))
+RUNNERS = sorted((ROOT / "experiments").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=lambda path: path.stem)
+def test_the_engine_knows_no_experiment_and_no_flag(path):
+    names = imported(path)
+    assert within(names, "experiments") == within(names, "experiments.running")
+    assert not within(names, "absl.flags", "flax", "optax.adam")
+    words = re.findall(r"[a-z]+", path.read_text().lower())
+    few_shot = {"ways", "shots", "support", "queries", "inner", "learner", "learners"}
+    assert not few_shot & set(words)
+
+
+@pytest.mark.parametrize("path", RUNNERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_flags_are_read_at_doors_alone(path):
+    """Others may define flags, and find out names; values are read by doors."""
+    is_door = path.stem in ("door", "command", "choosing")
+    is_door |= path.parent.name == "experiments"  # A door and its experiment in one.
+    reads = re.findall(r"FLAGS\.[a-z_]+|FLAGS\[[^]]*\]\.value", path.read_text())
+    assert is_door or not reads
+    assert len(path.read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,8 +1,6 @@
 """The bilevel example, from its flags to its files, and its two derivatives at rest."""
 
-import copy
 from functools import partial
-import json
 
 from absl import flags
 import jax
@@ -11,51 +9,59 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import noisy_labels
+from experiments.noisy_labels import door, problem
+from experiments.running import engine
 import metajax as mj
+from metajax import logs
 
 TINY = [
     "--train_images=4",
     "--validation_images=2",
     "--num_inner_steps=6",
-    "--num_outer_steps=2",
+    "--num_steps=2",
     "--last=2",
     "--compared_steps=3",
     "--cg_iterations=5",
 ]
 
 
-def parsed(*arguments):
-    """The flags as after a start with these arguments, and no other start before."""
-    config = copy.deepcopy(noisy_labels.FLAGS)
-    config(["noisy_labels", *map(str, arguments)])
-    return config
+@pytest.fixture
+def run(parse, data_dir, capsys):
+    """Runs the study: arguments -> exit code, output, errors."""
+
+    def run(*arguments):
+        parse(door.FLAGS, ["noisy_labels", f"--data_dir={data_dir}", *arguments])
+        code = door.run()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
-def test_a_run_leaves_its_table_numbers_and_picture(data_dir, tmp_path, capsys):
-    workdir = tmp_path / "run"
-    config = parsed(*TINY, f"--data_dir={data_dir}", f"--workdir={workdir}")
-    assert noisy_labels.run(config) == 0
-    text = (workdir / "result.txt").read_text()
-    assert text == capsys.readouterr().out
-    result = json.loads((workdir / "result.json").read_text())
-    names = [fit["name"] for fit in result["fits"]]
-    assert len(names) == 7 and all(name in text for name in names)
-    assert str(tmp_path) not in json.dumps(result)
-    exact, nested, last, implicit = result["fits"][3:]
-    assert exact["losses"] == pytest.approx(nested["losses"], rel=1e-4)
-    assert exact["losses"][0] == pytest.approx(implicit["losses"][0], rel=1e-4)
-    assert exact["losses"][1] < exact["losses"][0]
-    assert all(fit["temporary_bytes"] > 0 for fit in (exact, nested, last, implicit))
-    assert [row["inner_steps"] for row in result["derivatives"]] == [3]
-    assert (workdir / "result.png").stat().st_size > 5_000
-    assert noisy_labels.run(config) == 2
-    assert "holds a finished run" in capsys.readouterr().err
+def test_a_study_leaves_its_table_and_picture(run, tmp_path):
+    code, out, errors = run(*TINY, f"--workdir={tmp_path}")
+    assert code == 0, errors
+    text = (tmp_path / "result.txt").read_text()
+    assert text in out
+    rows = {line[:26].strip(): line[26:].split() for line in text.splitlines()[5:12]}
+    learned = list(rows)[3:]
+    assert learned[0] == "unroll()" and learned[3] == "implicit(cg(5))"
+    assert rows["unroll()"][:3] == rows['unroll(remat="nested")'][:3]
+    losses = {}
+    for name in ("unroll", "nested", "last", "implicit"):
+        log = logs.read_metrics(tmp_path / f"adjoint-{name}" / "metrics.jsonl")
+        losses[name] = [line["train/loss"] for line in log]
+    assert losses["unroll"] == pytest.approx(losses["nested"], rel=1e-4)
+    assert losses["unroll"][0] == pytest.approx(losses["implicit"][0], rel=1e-4)
+    assert losses["unroll"][1] < losses["unroll"][0]
+    assert text.splitlines()[-1].split()[0] == "3"  # Inner steps.
+    assert (tmp_path / "result.png").stat().st_size > 5_000
 
 
-def test_labels_are_wrong_where_they_should_be(data_dir, tmp_path):
-    config = parsed("--noise=0.5", f"--data_dir={data_dir}", f"--workdir={tmp_path}")
-    data, true, test = noisy_labels.load(config)
+def test_labels_are_wrong_where_they_should_be(data_dir):
+    data, true, test = problem.load(
+        0, train_images=200, validation_images=10, noise=0.5, data_dir=data_dir
+    )
     digits, labels = np.asarray(true.targets), np.asarray(data.train.targets)
     assert np.array_equal(digits, np.repeat(np.arange(10), 200))
     assert not (labels - digits)[digits % 2 == 1].any()
@@ -78,10 +84,10 @@ def clusters(key, number):
 
 def hypergradient(adjoint, num_steps):
     train, validation = (clusters(jax.random.key(i), 60) for i in range(2))
-    start = jax.jit(noisy_labels.MODEL.init)(jax.random.key(2), train.inputs)
-    data = noisy_labels.Data(start, train, validation)
-    loss = noisy_labels.validation_loss(adjoint, 0.3, num_steps)
-    hyper = noisy_labels.initial(0.1)
+    start = jax.jit(problem.MODEL.init)(jax.random.key(2), train.inputs)
+    data = problem.Data(start, train, validation)
+    loss = problem.validation_loss(adjoint, 0.3, num_steps)
+    hyper = problem.initial(0.1)
     grads, _ = jax.jit(jax.grad(loss, has_aux=True))(hyper, data)
     return np.asarray(ravel_pytree(grads)[0])
 
@@ -106,26 +112,21 @@ BAD_FLAGS = {
     "NaN rate": (["--inner_rate=nan"], "positive and finite"),
     "no regulariser": (["--l2=0"], "positive and finite"),
     "too many last steps": (["--last=9", "--num_inner_steps=8"], "at most"),
-    "no steps": (["--num_outer_steps=0"], "positive integer"),
+    "seeds that are one": (["--num_seeds=2"], "must be 1"),
     "steps to compare": (["--compared_steps=10,few"], "integers"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FLAGS)
-def test_bad_flags_are_refused_when_parsed(name, tmp_path):
+def test_bad_flags_are_refused_when_parsed(parse, name, tmp_path):
     arguments, message = BAD_FLAGS[name]
     if arguments:
         arguments = [*arguments, f"--workdir={tmp_path / 'run'}"]
     with pytest.raises(flags.Error, match=message):
-        parsed(*arguments)
+        parse(door.FLAGS, ["noisy_labels", *arguments])
 
 
-def test_training_that_diverges_is_one_line_and_writes_nothing(
-    data_dir, tmp_path, capsys
-):
-    workdir = tmp_path / "run"
-    arguments = [f"--data_dir={data_dir}", f"--workdir={workdir}", "--inner_rate=1e30"]
-    assert noisy_labels.run(parsed(*TINY, *arguments)) == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith("Error: labels as they are") and errors.count("\n") == 1
-    assert not workdir.exists()
+def test_training_that_diverges_is_one_line(run, tmp_path):
+    code, _, errors = run(*TINY, f"--workdir={tmp_path}", "--inner_rate=1e30")
+    assert code == engine.NON_FINITE
+    assert "a lower --inner_rate" in errors and errors.count("\n") == 1

@@ -2,9 +2,12 @@
 
 from types import SimpleNamespace
 
+import jax
 import pytest
 
-from experiments import building, planning, runner
+from experiments.few_shot import door
+from experiments.running import engine, planning
+from experiments.running.options import Options
 
 SMALL = [
     "--data=sinusoid",
@@ -20,11 +23,11 @@ SMALL = [
 def needs(monkeypatch):
     """Takes 100 bytes for each task in a chunk, half as many if steps are recomputed."""
 
-    def measure(config, changes, experiment, state):
-        config = vars(config) | changes
-        chunk = config["tasks_per_chunk"] or config["num_tasks"] // 8
-        total = 100 * chunk / (1 if config["remat"] == "none" else 2)
-        return planning.Need(total, total, flops=1 if config["remat"] == "none" else 2)
+    def measure(prepared, options, state, chunk, cheaper):
+        chunk = chunk or prepared.experiment.num_tasks // 8
+        recomputed = "--remat=step" in (cheaper or "")
+        total = 100 * chunk / (2 if recomputed else 1)
+        return planning.Need(total, total, flops=2 if recomputed else 1)
 
     monkeypatch.setattr(planning, "_measure", measure)
     return lambda memory: monkeypatch.setattr(planning, "device_memory", lambda: memory)
@@ -37,7 +40,7 @@ def needs(monkeypatch):
         (700, "--tasks_per_chunk=4, the largest chunk that fits."),
         (150, "--tasks_per_chunk=1, the largest chunk that fits."),
         (80, "--adjoint=unroll --remat=step --tasks_per_chunk=1, the least arithmetic"),
-        (10, "fewer ways, shots or queries, or a smaller model: nothing fits."),
+        (10, "smaller tasks, or a smaller model: nothing fits."),
     ],
 )
 def test_a_dry_run_recommends_what_fits(run, needs, memory, advice):
@@ -67,7 +70,7 @@ def test_a_dry_run_compiles_other_chunks_on_the_same_devices(
 
 def test_a_dry_run_of_no_steps_says_so(run):
     code, _, errors = run(*SMALL, "--num_steps=0")
-    assert code == runner.BAD_CONFIGURATION
+    assert code == engine.BAD_CONFIGURATION
     assert errors == (
         "Error: --dry_run needs a training step: set --num_steps above 0.\n"
     )
@@ -82,10 +85,7 @@ def test_devices_of_a_cpu_share_its_memory(num_devices):
         alias_size_in_bytes=2,
     )
     compiled = SimpleNamespace(memory_analysis=lambda: memory)
-    config = SimpleNamespace(
-        num_tasks=4, tasks_per_chunk=1, num_devices=num_devices, num_seeds=1
-    )
-    assert planning._bytes(compiled, config) == (5 * num_devices, 9 * num_devices)
+    assert planning._bytes(compiled, num_devices) == (5 * num_devices, 9 * num_devices)
 
 
 @pytest.mark.parametrize(
@@ -99,34 +99,26 @@ def test_devices_of_a_cpu_share_its_memory(num_devices):
     ],
 )
 def test_a_cpu_holds_one_task_of_images_at_a_time(
-    monkeypatch, asked, data, backend, chunk
+    monkeypatch, with_flags, data_dir, asked, data, backend, chunk
 ):
-    monkeypatch.setattr(building.jax, "default_backend", lambda: backend)
-    config = SimpleNamespace(tasks_per_chunk=asked, data=data)
-    assert building.tasks_per_chunk(config) == chunk
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    flags = [f"--data={data}", "--workdir=unused"]
+    flags += [f"--tasks_per_chunk={asked}"] if asked else []
+    flags += [f"--data_dir={data_dir}"] if data == "omniglot" else []
+    assert with_flags(door.experiment, *flags).tasks_per_chunk == chunk
 
 
 def test_a_run_without_memory_ends_with_advice_and_a_code(run, monkeypatch, tmp_path):
     monkeypatch.setattr(planning, "device_memory", lambda: 1000)
     flags = [flag for flag in SMALL if flag != "--dry_run"]
     code, _, errors = run(*flags, "--num_tasks=16", f"--workdir={tmp_path / 'run'}")
-    assert code == runner.OUT_OF_MEMORY
+    assert code == engine.OUT_OF_MEMORY
     assert errors.startswith("Error: out of memory: the training step needs")
     assert "--tasks_per_chunk below 2" in errors and errors.count("\n") == 1
 
 
 def test_an_error_without_words_is_explained_too():
-    config = SimpleNamespace(
-        num_tasks=4,
-        tasks_per_chunk=1,
-        data="sinusoid",
-        num_devices=1,
-        num_seeds=1,
-        eval_tasks_per_chunk=9,
-        inner_steps=1,
-        learner="maml",
-        adjoint=None,
-        estimator=None,
+    line = planning.advice(MemoryError(), Options("unused", num_seeds=2), None)
+    assert line.startswith(
+        "Error: out of memory: a request was refused. Try fewer --num_seeds, "
     )
-    line = planning.advice(config, MemoryError())
-    assert line.startswith("Error: out of memory: a request was refused. Try --adjoint")

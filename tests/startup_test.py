@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from experiments import startup
+from experiments.running import startup
 
 
 def test_the_oldest_programs_make_room(tmp_path):

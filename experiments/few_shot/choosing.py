@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 from absl import flags
 
-from experiments import door
+from experiments import command, door
 from experiments.door import Part
 from experiments.few_shot.adjoints import ADJOINTS, SOLVERS
 from experiments.few_shot.data import DATA
+from experiments.few_shot.data.tasks import DATA_DIR
 from experiments.few_shot.flags import FLAGS, integer, one_of
 from experiments.few_shot.learners import LEARNERS
 from experiments.few_shot.models import MODELS
@@ -57,7 +58,7 @@ EVAL_TASKS_PER_CHUNK = integer(
 )
 # What every run reads, whatever it chooses.
 ALWAYS = (
-    *(DATA_SET, MODEL, LEARNER, ESTIMATOR),
+    *(DATA_SET, DATA_DIR, MODEL, LEARNER, ESTIMATOR),
     *(OUTER_OPTIMIZER, OUTER_OPTIONS, OUTER_CLIP, OUTER_SCHEDULE, FROZEN),
     *(NUM_TASKS, TASKS_PER_CHUNK, MAX_SKIPPED),
     *(NUM_VALIDATION_TASKS, NUM_TEST_TASKS, EVAL_TASKS_PER_CHUNK),
@@ -178,7 +179,7 @@ def _given(values: dict) -> list[str]:
     given = [name for name in FLAGS if values[name] != FLAGS[name].default]
     record = Path(values["workdir"] or "") / "run.flags"
     if values["eval_only"] and record.is_file():
-        recorded = door.recorded_lines(FLAGS, record)
+        recorded = command.recorded_lines(FLAGS, record)
         given = [name for name in given if FLAGS[name].serialize() not in recorded]
     return given
 

@@ -1,9 +1,10 @@
 """The door of few-shot runs: the one place where their flags are read."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from experiments import door
+from experiments import command, door
 from experiments.few_shot import choosing
 from experiments.few_shot.adjoints import ADJOINTS
 from experiments.few_shot.choosing import CHOICES, Chosen
@@ -47,19 +48,9 @@ def main(started: float) -> None:
     Args:
       started: when the command began, by `time.time`.
     """
-
-    def run() -> int:
-        import jax  # After the flags, so that --help is quick.
-
-        from experiments.running import startup
-
-        if jax.config.jax_num_cpu_devices < 0 and FLAGS.num_processes is None:
-            jax.config.update("jax_num_cpu_devices", startup.num_cores())
-        return run_flags(started)
-
-    door.start(
+    command.start(
         FLAGS,
-        run,
+        partial(run_flags, started),
         about=_ABOUT,
         sections=choosing.sections,
         lists=choosing.lists(),

@@ -1,7 +1,8 @@
 """What is measured: metrics at places along one named axis, a value for each task."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+import hashlib
 from typing import NamedTuple
 
 from absl import logging
@@ -106,6 +107,28 @@ def on_tasks(
     return Measure(measure, num_tasks * len(objectives))
 
 
+def side_by_side(measures: Mapping[str, Measure]) -> Measure:
+    """Several measures as one, with metrics named `name_metric`: `seen_accuracy`.
+
+    Args:
+      measures: by name; they have the same axis, places and number of tasks.
+    """
+
+    def measure(meta: MetaParams, report: Report) -> Measurement:
+        each = {name: one(meta, report) for name, one in measures.items()}
+        first = next(iter(each.values()))
+        values = {
+            f"{name}_{metric}": column
+            for name, found in each.items()
+            for metric, column in found.values.items()
+        }
+        hashes = "".join(found.tasks_hash for found in each.values())
+        tasks_hash = hashlib.blake2b(hashes.encode(), digest_size=8).hexdigest()
+        return Measurement(first.axis, first.places, values, tasks_hash)
+
+    return Measure(measure, sum(one.total for one in measures.values()))
+
+
 def score(measurement: Measurement, metric: Metric) -> float:
     """The mean of a metric over tasks and places; the larger, the better."""
     mean = float(np.mean(measurement.values[metric.name], dtype=np.float64))
@@ -125,13 +148,19 @@ def rows(measurement: Measurement) -> list[dict]:
     ]
 
 
-def table(summary: dict, metric: Metric, counts: tuple[str, ...] = ()) -> str:
+def table(
+    summary: dict,
+    metric: Metric,
+    counts: tuple[str, ...] = (),
+    shown: Sequence[int] | None = None,
+) -> str:
     """A result as text: one row a place.
 
     Args:
       summary: a result, as it is written to JSON.
       metric: the one that comes first.
       counts: what else of a row is shown, numbers of tasks.
+      shown: the places that are; all if None.
     """
     key, first = summary["axis"].replace(" ", "_"), summary["rows"][0]
     names = [name for name, value in first.items() if isinstance(value, dict)]
@@ -148,6 +177,8 @@ def table(summary: dict, metric: Metric, counts: tuple[str, ...] = ()) -> str:
         f"{summary['axis']:>{width}s}" + "".join([*heads, *(f"  {c}" for c in counts)]),
     ]
     for row in summary["rows"]:
+        if shown is not None and row[key] not in shown:
+            continue
         cells = [_cell(row[name], name in shares) for name in names]
         numbers = [f"{row[count]:{len(count) + 2}d}" for count in counts]
         lines.append(f"{row[key]:{width}d}" + "".join([*cells, *numbers]))

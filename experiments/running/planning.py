@@ -25,7 +25,7 @@ class Need(NamedTuple):
 
 
 def dry_run(experiment: Experiment, options: Options, device: str) -> None:
-    """Compiles the training step in several ways; says what each needs and what fits.
+    """Compiles the training step as asked and otherwise; says what needs and fits what.
 
     Args:
       experiment: what would be trained.

@@ -50,7 +50,7 @@ def prepare(experiment: Experiment, options: Options) -> tuple[Prepared, Progres
 def train_step(
     experiment: Experiment, devices: Devices, cheaper: str | None = None
 ) -> training.TrainStep:
-    """The outer step of an experiment, or one of its cheaper ways to take it."""
+    """The outer step of an experiment, or a cheaper form of it."""
     make = experiment.step if cheaper is None else experiment.cheaper[cheaper]
     step = make(devices.layout)
     return training.keep_divided(step, devices.mesh) if devices.divides_state else step

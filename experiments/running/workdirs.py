@@ -120,7 +120,8 @@ def _lock(workdir: Path, held: contextlib.ExitStack) -> None:
 def recorded(workdir: Path) -> list[str]:
     """The lines that a run has written down."""
     record = workdir / _RECORD
-    return record.read_text().splitlines() if record.exists() else []
+    lines = record.read_text().splitlines() if record.exists() else []
+    return [line for line in lines if line]
 
 
 def differences(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import startup
+from experiments.running import startup
 import metajax as mj
 from metajax import trees
 

@@ -7,7 +7,7 @@ import platform
 import subprocess
 from typing import Any
 
-from experiments import startup
+from experiments.running import startup
 
 from .processes import ROOT, Process, Worker, WorkerError
 from .workloads import WORKLOADS

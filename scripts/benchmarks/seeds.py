@@ -8,7 +8,11 @@ from typing import Any
 
 import jax
 
-from experiments import building, few_shot, startup
+from experiments.door import options
+from experiments.few_shot import door
+from experiments.few_shot.flags import FLAGS
+from experiments.running import preparing, startup
+from experiments.running.options import Options
 
 from .processes import ROOT
 
@@ -45,8 +49,8 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _measure(preset: str, steps: int, quick: bool) -> dict[str, list[float]]:
-    few_shot.FLAGS.unparse_flags()
-    few_shot.FLAGS(
+    FLAGS.unparse_flags()
+    FLAGS(
         [
             "seeds",
             f"--flagfile={ROOT}/experiments/presets/{preset}.flags",
@@ -60,8 +64,8 @@ def _measure(preset: str, steps: int, quick: bool) -> dict[str, list[float]]:
         "one program": {"num_seeds": NUM_SEEDS},
     }
     advance = {
-        name: _advancing(building.changed(few_shot.FLAGS, **flags), steps)
-        for name, flags in ways.items()
+        name: _advancing(options(FLAGS)._replace(**changes), steps)
+        for name, changes in ways.items()
     }
     seconds = {name: [] for name in ways}
     for _ in range(2 if quick else 8):  # The first compiles.
@@ -71,14 +75,14 @@ def _measure(preset: str, steps: int, quick: bool) -> dict[str, list[float]]:
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def _advancing(config, steps: int):
-    experiment, progress = building.build(config)
+def _advancing(how: Options, steps: int):
+    prepared, progress = preparing.prepare(door.experiment(), how)
     state = progress.state
 
     def seconds_a_step() -> float:
         nonlocal state
         start = time.perf_counter()
-        advanced = building.advance(config, experiment, state, steps)
+        advanced = preparing.advance(prepared, state, steps, how.log_every_steps)
         state, _ = jax.block_until_ready(advanced)
         return (time.perf_counter() - start) / steps
 

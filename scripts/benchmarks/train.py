@@ -22,11 +22,16 @@ import tempfile
 import time
 from typing import Any
 
-from experiments.signals import Signals
 import jax
 import jax.numpy as jnp
 
-from experiments import building, few_shot, loop, startup
+from experiments.door import options
+from experiments.few_shot import door
+from experiments.few_shot.flags import FLAGS
+from experiments.running import loop, preparing, startup
+from experiments.running.preparing import Prepared, Progress
+from experiments.running.signals import Signals
+from experiments.running.workdirs import Settings
 import metajax as mj
 
 from .processes import ROOT, WorkerError
@@ -86,8 +91,7 @@ def measure(preset: str, data_dir: str, quick: bool) -> dict[str, Any]:
     steps, log_every_steps, rounds = SIZES[preset]
     steps, rounds = (max(1, steps // 10), 2) if quick else (steps, rounds)
     with tempfile.TemporaryDirectory() as workdir:
-        config = few_shot.FLAGS
-        config(
+        FLAGS(
             [
                 "train",
                 f"--flagfile={ROOT}/experiments/presets/{preset}.flags",
@@ -98,7 +102,7 @@ def measure(preset: str, data_dir: str, quick: bool) -> dict[str, Any]:
                 "--num_validation_tasks=2",
             ]
         )
-        variants = _variants(config, steps)
+        variants = _variants(steps)
         seconds = {name: [] for name in variants}
         for _ in range(rounds + 1):  # The first compiles.
             for name, seconds_a_step in variants.items():
@@ -110,10 +114,10 @@ def measure(preset: str, data_dir: str, quick: bool) -> dict[str, Any]:
     return {"steps": steps, "rounds": rounds, "variants": found}
 
 
-def _variants(config, steps: int) -> dict[str, Callable[[], float]]:
+def _variants(steps: int) -> dict[str, Callable[[], float]]:
     """By name, functions that go on with training, and return the seconds of a step."""
-    experiment, progress = building.build(config)
-    sampler, num_tasks = experiment.problem.train, config.num_tasks
+    prepared, progress = preparing.prepare(door.experiment(), options(FLAGS))
+    sampler, num_tasks = prepared.tasks, prepared.experiment.num_tasks
 
     @jax.jit
     def draw(key):
@@ -124,7 +128,7 @@ def _variants(config, steps: int) -> dict[str, Callable[[], float]]:
 
     @partial(jax.jit, donate_argnums=0)
     def bare(state):
-        return jax.lax.scan(experiment.step, state, ready)
+        return jax.lax.scan(prepared.step, state, ready)
 
     def add_up(state, tasks):
         total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tasks))
@@ -136,8 +140,8 @@ def _variants(config, steps: int) -> dict[str, Callable[[], float]]:
     return {
         "bare": _going_on(bare, progress.state, steps),
         "draw": _going_on(partial(train, add_up), progress.state, steps),
-        "train": _going_on(partial(train, experiment.step), progress.state, steps),
-        "runner": _runner(config, experiment, progress, steps),
+        "train": _going_on(partial(train, prepared.step), progress.state, steps),
+        "runner": _runner(prepared, progress, steps),
     }
 
 
@@ -153,18 +157,18 @@ def _going_on(train, state: mj.TrainState, steps: int) -> Callable[[], float]:
     return seconds_a_step
 
 
-def _runner(config, experiment, progress, steps: int) -> Callable[[], float]:
+def _runner(prepared: Prepared, progress: Progress, steps: int) -> Callable[[], float]:
     progress = jax.tree.map(jnp.copy, progress)
     clock = startup.Clock(time.time())
 
     def seconds(num_steps: int) -> float:
         nonlocal progress
-        config.num_steps = int(progress.state.step) + num_steps
+        last = int(progress.state.step) + num_steps
+        how = options(FLAGS)._replace(num_steps=last)
         start = time.perf_counter()
-        workdir, since = Path(config.workdir), loop.Since()
         with Signals() as signals:
             progress = loop.train(
-                config, workdir, experiment, progress, since, clock, signals
+                prepared, how, Settings(), progress, loop.Since(), clock, signals
             )
         return time.perf_counter() - start
 

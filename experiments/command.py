@@ -1,0 +1,222 @@
+"""The command line of every door: what is parsed, helped with, listed and started."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+import difflib
+import json
+from pathlib import Path
+import sys
+import textwrap
+
+from absl import app, flags
+
+from experiments import door
+
+
+def start(
+    own: flags.FlagValues,
+    run: Callable[[], int],
+    *,
+    about: str,
+    sections: Callable[[], Mapping[str, Iterable[str]]] = dict,
+    lists: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Parses a command line, does what it says, and exits.
+
+    Args:
+      own: the flags of the experiment.
+      run: does what they say, and returns the exit code.
+      about: what `--help` says first.
+      sections: for `--help`, the names of the flags that the chosen parts read, by
+        what reads them; nothing where all are always read.
+      lists: what `--list` prints: by kind, names and what each is.
+    """
+    asked = [argument.lstrip("-") for argument in sys.argv[1:]]
+    if "list" in asked and lists:
+        sys.exit(print(_listed(lists)))
+    if {"help", "h", "help=all", "helpfull", "helpshort"} & set(asked):
+        everything = bool({"help=all", "helpfull"} & set(asked))
+        sys.exit(print(_help(own, about, sections, everything)))
+    flags.FLAGS.append_flag_values(own)
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
+        import jax  # After the flags, so that --help is quick.
+
+        from experiments.running import startup
+
+        if jax.config.jax_num_cpu_devices < 0 and own["num_processes"].value is None:
+            jax.config.update("jax_num_cpu_devices", startup.num_cores())
+        sys.exit(run())
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(with_recorded(own, argv))
+        except flags.Error as error:
+            sys.exit(f"Error: {_explained(error)}")
+        own.mark_as_parsed()
+        return rest
+
+    app.run(main, flags_parser=parse)
+
+
+def _explained(error: flags.Error) -> str:
+    """What absl says of bad flags; of a preset that is not there, which ones there are."""
+    text = str(error).rstrip(".")
+    if not isinstance(error, flags.CantOpenFlagFileError):
+        return text
+    path = Path(text.rpartition(": ")[2].strip("'"))
+    presets = [other.stem for other in path.parent.glob("*.flags")]
+    return f"there is no {path}: {near(path.stem, presets)}"
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """The names that are like one that is not among them, in words."""
+    like = difflib.get_close_matches(name, list(names), n=4, cutoff=0.5)
+    return f"did you mean {', '.join(like)}?" if like else "see --list."
+
+
+def run_study(
+    own: flags.FlagValues,
+    axis: str,
+    makers: Mapping[Hashable, Callable],
+    *,
+    read: Callable[[Path], dict],
+    table: Callable[[dict[Hashable, dict]], str],
+    picture: Callable[[dict[Hashable, dict], Path], None],
+    free: tuple[str, ...],
+    started: float | None = None,
+) -> int:
+    """Runs several experiments by one command, and then reports on all of them.
+
+    Args:
+      own: the flags, which are parsed.
+      axis: what the experiments differ in.
+      makers: what builds each; that of 3 goes to `axis-3` in `--workdir`.
+      read: from the directory of a finished run to what it has found.
+      table: from what all have found to text.
+      picture: likewise to a picture.
+      free: flags that may differ when a run is gone on with.
+      started: when the command began.
+
+    Returns:
+      The exit code.
+    """
+    from experiments import running
+    from experiments.running import workdirs
+
+    options, settings = door.options(own), door.settings(own, free=free)
+    names = {key: f"{axis}-{key}" for key in makers}
+    code = running.run_each(
+        {names[key]: make for key, make in makers.items()},
+        options,
+        settings,
+        started=started,
+    )
+    if code or options.eval_only or options.dry_run:
+        return code
+    each = [options._replace(workdir=options.workdir / name) for name in names.values()]
+    for into, *directories in zip(*map(workdirs.of_seeds, [options, *each])):
+        found = dict(zip(makers, map(read, directories)))
+        text = table(found)
+        print(text)
+        into.mkdir(exist_ok=True)
+        workdirs.write_whole(into / "result.txt", text + "\n")
+        picture(found, into / "result.png")
+    return 0
+
+
+# What a run has recorded
+
+
+def with_recorded(own: flags.FlagValues, argv: list[str]) -> list[str]:
+    """A command line with the flags of a saved run before its own, for --eval_only.
+
+    Raises:
+      flags.Error: if the record has anything but flags that a run of this version
+        records.
+    """
+    known = flags.FlagValues()
+    flags.DEFINE_bool("eval_only", False, "", flag_values=known)
+    flags.DEFINE_string("workdir", "", "", flag_values=known)
+    known([arg for arg in argv if not arg.lstrip("-").startswith("flagfile")], True)
+    record = Path(known.workdir) / "run.flags"
+    if not known.eval_only or not record.exists():
+        return argv
+    return [argv[0], *recorded_lines(own, record), *argv[1:]]
+
+
+def recorded_lines(own: flags.FlagValues, record: Path) -> list[str]:
+    """The lines of a run's record; they are data, whatever they say.
+
+    Raises:
+      flags.Error: as `with_recorded`.
+    """
+    lines = [line for line in record.read_text().splitlines() if line.strip()]
+    for line in lines:
+        name = line.removeprefix("--").split("=")[0]
+        if name not in own:
+            name = name.removeprefix("no")
+        if not line.startswith("--") or name not in own or name in door.UNRECORDED:
+            raise flags.Error(
+                f"{record} has {line!r}, which a run of this version does not record"
+                f"{_maker(record.parent)}"
+            )
+    return lines
+
+
+def _maker(workdir: Path) -> str:
+    """Which version has made a run, in words."""
+    try:
+        starts = (workdir / "starts.jsonl").read_text().splitlines()
+        return f": it was made by commit {json.loads(starts[-1])['commit']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+
+
+# Help
+
+
+def _help(own, about: str, sections, everything: bool) -> str:
+    argv = [a for a in sys.argv if not a.lstrip("-").startswith("help") and a != "-h"]
+    try:
+        own(with_recorded(own, argv), known_only=True)
+    except flags.Error:
+        own.mark_as_parsed()
+    found = sections()
+    parts = {name for names in found.values() for name in names}
+    run_flags = flags.FlagValues()
+    door.define_run_flags(run_flags)
+    found = {"The run": list(run_flags)} | found
+    rest = [name for name in own if name not in parts and name not in run_flags]
+    if everything or not parts:
+        found["All others" if parts else "The experiment"] = rest
+    lines = [about.strip(), ""]
+    for title, names in found.items():
+        lines += [f"{title}:", *(_flag(own[name]) for name in names), ""]
+    if parts and not everything:
+        lines.append(
+            "Other choices read other flags: name them before --help; --help=all has all "
+            "flags, --list all choices."
+        )
+    return "\n".join(lines)
+
+
+def _flag(flag: flags.Flag) -> str:
+    default = flag.serialize().removeprefix("--") or f"{flag.name}=..."
+    options = getattr(flag.parser, "enum_values", None)
+    about = flag.help
+    if options:  # Which absl has put before it.
+        about = f"{about.partition('>: ')[2]} One of {', '.join(options)}."
+    indent = " " * 6
+    body = textwrap.fill(about, 90, initial_indent=indent, subsequent_indent=indent)
+    return f"  --{default}\n{body}"
+
+
+def _listed(lists: Mapping[str, Mapping[str, str]]) -> str:
+    lines = []
+    for kind, names in lists.items():
+        lines.append(f"{kind}:")
+        lines += [f"  {name:36s} {about}" for name, about in names.items()]
+        lines.append("")
+    return "\n".join(lines).rstrip()

@@ -1,0 +1,1 @@
+"""Bilevel optimisation without tasks: `python -m experiments.noisy_labels`."""

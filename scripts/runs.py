@@ -1,0 +1,235 @@
+"""The runs behind the results: presets, seeds, changes, and what they are held against."""
+
+from typing import NamedTuple
+
+
+class Run(NamedTuple):
+    """One line of the table: a preset, and what it is held against."""
+
+    name: str  # Of the preset, unless `preset` says else.
+    seeds: tuple[int, ...] = (0,)
+    published: str = "-"
+    preset: str | None = None
+    flags: tuple[str, ...] = ()  # Where the run departs from its preset.
+    shots: tuple[int, ...] = ()  # Of further tests, with as many queries.
+    tests: dict[str, tuple[str, ...]] = {}  # Further lines of the table: their flags.
+    published_tests: dict[str, str] = {}
+    # (inner steps, metric) to the range that the mean must be in.
+    targets: dict[tuple[int, str], tuple[float, float]] = {}
+
+
+class Study(NamedTuple):
+    """Several experiments that one command runs, with a table of their own."""
+
+    name: str  # Of the module, and of what is kept.
+    flags: tuple[str, ...] = ()
+    seed: int = 0
+
+
+# What re-implementations of 20-way MAML do otherwise, one change at a time, and together.
+_USUAL = ("--inner_rate=0.1", "--adapted=", "--init_std=0.125")
+_ABLATION = {
+    name: (*flags, "--num_steps=600")
+    for name, flags in {
+        "short": (),
+        "low_rate": ("--inner_rate=0.1",),
+        "all_adapted": ("--adapted=",),
+        "small_head": ("--init_std=0.125",),
+        "usual": _USUAL,
+    }.items()
+}
+
+# What took a GPU: more steps than two cores allow, and larger models.
+_LONGER_PROTONET = ("--downsample=pool", "--num_steps=10000")
+_LONGER_CIFAR_FS = ("--num_tasks=4", "--num_steps=6000")
+
+_MORE_WAYS = {"20-way": ("--eval_ways=20",)}
+_FIVE_SHOTS = {"5-shot": ("--eval_shots=5",)}
+
+RUNS = [
+    Run(
+        "sinusoid",
+        seeds=(0, 1, 2),
+        shots=(5, 10, 20),
+        published="0.67, 0.38, 0.35 (1, 5, 10 steps; Finn et al. 2017)",
+        targets={
+            (1, "loss"): (0.0, 0.67),
+            (5, "loss"): (0.0, 0.38),
+            (10, "loss"): (0.0, 0.35),
+        },
+    ),
+    *(
+        Run(f"sinusoid_{learner}", seeds=(0, 1, 2), shots=(5, 10, 20))
+        for learner in (
+            "fomaml",
+            "reptile",
+            "anil",
+            "boil",
+            "meta_sgd",
+            "meta_curvature",
+            "cavia",
+            "imaml",
+            "maml_plus_plus",
+            "warpgrad",
+        )
+    ),
+    Run(
+        "omniglot_5way_1shot",
+        published="98.7 +- 0.4 (3 steps; Finn et al. 2017)",
+        targets={(3, "accuracy"): (0.983, 0.991)},
+    ),
+    Run("omniglot_5way_1shot_inductive"),
+    Run("omniglot_5way_1shot_fomaml", published="98.3 (Nichol et al. 2018)"),
+    Run("omniglot_5way_1shot_anil"),
+    Run("omniglot_5way_1shot_meta_sgd"),
+    Run(
+        "omniglot_5way_1shot_reptile",
+        flags=("--num_steps=15000",),
+        published="97.68 (Nichol et al. 2018)",
+    ),
+    Run(
+        "omniglot_5way_1shot_reptile_fresh",
+        preset="omniglot_5way_1shot_reptile",
+        flags=("--nokeep_inner_state",),
+    ),
+    Run(
+        "omniglot_5way_1shot_reptile_small_batches",
+        preset="omniglot_5way_1shot_reptile",
+        flags=(
+            "--nokeep_inner_state",
+            "--shots=10",
+            "--inner_batch=10",
+            "--inner_steps=5",
+            "--num_tasks=5",
+            "--eval_inner_steps=0,5,50",
+            "--select_inner_steps=50",
+        ),
+    ),
+    Run(
+        "omniglot_5way_1shot_reptile_inductive",
+        flags=("--num_steps=15000",),
+        published="95.39 (likewise)",
+    ),
+    Run("omniglot_5way_1shot_imaml", flags=("--num_steps=500",)),
+    Run("omniglot_5way_1shot_maml_plus_plus", published="99.47 (Antoniou et al. 2019)"),
+    Run(
+        "omniglot_20way_1shot",
+        flags=("--num_steps=10586",),  # How far the GPU came.
+        published="95.8 +- 0.3 (5 steps; Finn et al. 2017)",
+    ),
+    *(
+        Run(f"omniglot_20way_1shot_{name}", preset="omniglot_20way_1shot", flags=flags)
+        for name, flags in _ABLATION.items()
+    ),
+    Run(
+        "omniglot_20way_1shot_usual_long",
+        preset="omniglot_20way_1shot",
+        flags=_USUAL,
+        published="91 to 94 (re-implementations)",
+    ),
+    Run("omniglot_20way_1shot_anil", published="96.2 (Raghu et al. 2020)"),
+    Run(
+        "omniglot_20way_1shot_maml_plus_plus",
+        published="97.65 (Antoniou et al. 2019)",
+    ),
+    Run(
+        "omniglot_5way_1shot_protonet",
+        tests=_MORE_WAYS,
+        published="98.8 (Snell et al. 2017)",
+        published_tests={"20-way": "96.0"},
+    ),
+    Run(
+        "omniglot_5way_1shot_protonet_support",
+        preset="omniglot_5way_1shot_protonet",
+        flags=("--normalization=support",),
+        tests=_MORE_WAYS,
+    ),
+    Run(
+        "omniglot_5way_1shot_protonet_long",
+        preset="omniglot_5way_1shot_protonet",
+        flags=_LONGER_PROTONET,
+        tests=_MORE_WAYS,
+        published="98.8 (likewise)",
+        published_tests={"20-way": "96.0"},
+    ),
+    Run(
+        "omniglot_5way_5shot_protonet",
+        flags=_LONGER_PROTONET,
+        tests=_MORE_WAYS,
+        published="99.7 (likewise)",
+        published_tests={"20-way": "98.9"},
+    ),
+    Run(
+        "omniglot_5way_1shot_r2d2_long",
+        preset="omniglot_5way_1shot_r2d2",
+        flags=(*_LONGER_PROTONET, "--normalization=group"),
+    ),
+    *(
+        Run(f"omniglot_5way_1shot_{learner}", tests=_MORE_WAYS, published=published)
+        for learner, published in {
+            "r2d2": "-",
+            "metaoptnet": "-",
+            "matching_net": "98.1 (Vinyals et al. 2016)",
+            "relation_net": "-",
+        }.items()
+    ),
+    Run(
+        "omniglot_5way_1shot_matching_net_60way",
+        preset="omniglot_5way_1shot_matching_net",
+        flags=("--ways=60", "--num_tasks=1"),
+        tests=_MORE_WAYS,
+    ),
+    Run("omniglot_5way_1shot_snail"),
+    Run("cifar_fs_5way_1shot_protonet", tests=_FIVE_SHOTS, published="55.5"),
+    Run("cifar_fs_5way_1shot_r2d2", tests=_FIVE_SHOTS, published="62.3"),
+    Run(
+        "cifar_fs_5way_1shot_maml",
+        flags=("--queries=15", "--num_steps=10000", "--num_test_tasks=600"),
+        published="58.9",
+    ),
+    Run("cifar_fs_5way_1shot_baseline", flags=("--num_steps=6000",), tests=_FIVE_SHOTS),
+    *(
+        Run(
+            f"cifar_fs_5way_1shot_{learner}_{normalization}",
+            preset=f"cifar_fs_5way_1shot_{learner}",
+            flags=(*_LONGER_CIFAR_FS, f"--normalization={normalization}"),
+            tests=_FIVE_SHOTS if normalization == "group" else {},
+            published=one_shot,
+            published_tests={"5-shot": five_shot},
+        )
+        for learner, one_shot, five_shot in (
+            ("protonet", "55.5", "72.0"),
+            ("r2d2", "62.3", "77.4"),
+        )
+        for normalization in ("group", "support")
+    ),
+    *(
+        Run(
+            f"clinc150_5way_1shot_{learner}_{fold}",
+            preset=f"clinc150_5way_1shot_{learner}",
+            flags=(f"--clinc_fold={fold}",),
+            tests=_FIVE_SHOTS,
+        )
+        for learner in ("floor", "bag", "maml", "in_context")
+        for fold in ("01", "02", "03", "04", "05")
+    ),
+    Run("mnist_permuted"),
+    Run("mnist_permuted_1shot"),
+    Run("mnist_pretrained"),
+    Run("mnist_pretrained_1shot"),
+    Run("mnist_random_init"),
+    Run("mnist_random_init_1shot"),
+    *(
+        Run(f"mnist_permuted{shots}_{learner}")
+        for learner in ("in_context", "hypernetwork", "protonet")
+        for shots in ("", "_1shot")
+    ),
+    Run("mnist_rotations"),
+    Run("glyphs_5way_1shot"),
+]
+
+STUDIES = [
+    Study("transition", ("--num_steps=6000", "--maps=1,64,1024,65536")),
+    Study("regression_in_context"),
+    Study("noisy_labels"),
+]

@@ -1,0 +1,202 @@
+"""The engine: every experiment that runs on it keeps its promises."""
+
+from functools import partial
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import regression_in_context, running, transition
+from experiments.examples import own_experiment
+from experiments.noisy_labels import door as noisy_labels
+from experiments.running import loop, measuring, pictures
+from metajax import logs
+
+ROOT = Path(__file__).parents[1]
+STEPS = ["--num_steps=4", "--log_every_steps=2", "--eval_every_steps=2"]
+READER = ["--length=4", "--width=8", "--layers=1", "--heads=2", "--num_tasks=2"]
+READER += ["--num_validation_tasks=3", "--num_test_tasks=3"]
+BILEVEL = ["--train_images=3", "--validation_images=2", "--num_inner_steps=4"]
+BILEVEL += ["--last=2", "--compared_steps=2", "--cg_iterations=3"]
+
+
+@pytest.fixture
+def by_flags(parse, data_dir, tmp_path_factory):
+    """Runs a door: its flags, what runs it, arguments -> how to run it in a directory."""
+
+    def start(own, run, *arguments):
+        def run_in(workdir):
+            path = [f"--data_dir={data_dir}"] if "data_dir" in own else []
+            parse(own, ["run", *STEPS, *arguments, *path, f"--workdir={workdir}"])
+            return run()
+
+        return run_in
+
+    return start
+
+
+def in_python(workdir):
+    options = running.Options(
+        workdir, num_steps=4, log_every_steps=2, eval_every_steps=2
+    )
+    return running.run(own_experiment.experiment, options)
+
+
+# Whatever trains on the engine: how it is run in a directory, and where its runs are.
+# A new experiment adds a line.
+EXPERIMENTS = {
+    "transition": (transition, [*READER, "--maps=2", "--size=2"], ["maps-2"]),
+    "regression": (regression_in_context, [*READER, "--dims=2"], ["dim-2"]),
+    "noisy_labels": (noisy_labels, BILEVEL, ["adjoint-unroll", "adjoint-implicit"]),
+    "own": (None, None, ["."]),
+}
+
+
+@pytest.fixture(params=EXPERIMENTS)
+def experiment(request, by_flags, monkeypatch):
+    """How to run an experiment in a directory, and where in it runs are."""
+    skip = lambda figure, path: pictures.plt.close(figure)  # noqa: E731
+    monkeypatch.setattr(pictures, "save", skip)
+    module, arguments, runs = EXPERIMENTS[request.param]
+    run_in = in_python
+    if module is not None:
+        run_in = by_flags(module.FLAGS, module.run, *arguments)
+    return run_in, runs
+
+
+def log(workdir):
+    timing = ("seconds", "tasks_per_second")
+    lines = logs.read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
+
+
+def test_every_experiment_goes_on_to_the_same_bits(
+    experiment, tmp_path, monkeypatch, capsys
+):
+    run_in, runs = experiment
+    assert run_in(tmp_path / "whole") == 0
+    advance, stops = loop._advance, [1, 3]
+
+    def stopped(prepared, progress, *rest):
+        if stops and int(progress.state.step) >= stops[0]:
+            del stops[0]
+            os.kill(os.getpid(), signal.SIGTERM)
+        return advance(prepared, progress, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_advance", stopped)
+        codes = [run_in(tmp_path / "cut") for _ in range(3)]
+    assert codes == [143, 143, 0], capsys.readouterr().err
+    for run in runs:
+        whole, cut = tmp_path / "whole" / run, tmp_path / "cut" / run
+        assert [line["step"] for line in log(whole)] == [2, 4]
+        assert log(cut) == log(whole)
+        for name in ("best.npz", "result.npz"):
+            one, other = (np.load(workdir / name) for workdir in (whole, cut))
+            for key in one:
+                np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+def test_a_study_runs_once_what_it_lacks(by_flags, tmp_path, capsys):
+    run = partial(by_flags, transition.FLAGS, transition.run, *READER, "--size=2")
+    assert run("--maps=2")(tmp_path) == 0
+    before = (tmp_path / "maps-2" / "starts.jsonl").read_text()
+    assert run("--maps=1,2")(tmp_path) == 0
+    text = (tmp_path / "result.txt").read_text()
+    assert text in capsys.readouterr().out
+    assert [line.split()[0] for line in text.splitlines()[3:]] == ["1", "2"]
+    assert (tmp_path / "maps-2" / "starts.jsonl").read_text() == before
+    assert (tmp_path / "result.png").stat().st_size > 5_000
+    assert run("--maps=2", "--width=4")(tmp_path) == 2
+    assert "--width=4 --width=8" in capsys.readouterr().err
+
+
+def test_the_own_experiment_reports_along_its_axis(tmp_path):
+    assert in_python(tmp_path) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["axis"] == "inner steps"
+    assert [row["inner_steps"] for row in result["rows"]] == [0, 1, 5]
+    assert (tmp_path / "curves.png").stat().st_size > 5_000
+    options = running.Options(tmp_path, eval_only=True)
+    assert running.run(own_experiment.experiment, options) == 0
+    assert json.loads((tmp_path / "eval.json").read_text())["rows"] == result["rows"]
+
+
+def objective(key, meta, task):
+    del key, meta
+    return task.mean(), {"loss": task, "first": task[0]}
+
+
+def sampler(key):
+    return jax.random.uniform(key, (3,))
+
+
+def test_one_objective_of_many_places_is_many_of_one():
+    def at(place):
+        return lambda key, meta, task: (task.mean(), {"loss": task[place]})
+
+    def measured(objectives):
+        fixed = {"axis": "place", "seed": running.TEST, "num_tasks": 5}
+        return running.on_tasks(sampler, objectives, **fixed)({}).values["loss"]
+
+    whole = {(0, 1, 2): lambda key, meta, task: (task.mean(), {"loss": task})}
+    each = {(place,): at(place) for place in range(3)}
+    np.testing.assert_array_equal(measured(whole), measured(each))
+
+
+@pytest.mark.parametrize("larger_is_better, best", [(True, 0.75), (False, -0.75)])
+def test_scores_are_means_whose_larger_is_better(larger_is_better, best):
+    values = {"x": np.array([[0.5, 1.0], [0.25, 1.25]])}
+    found = running.Measurement("steps", (0, 1), values, "")
+    metric = running.Metric("x", larger_is_better)
+    assert measuring.score(found, metric) == best
+    values["x"][0] = np.nan
+    assert measuring.score(found, metric) == -np.inf
+
+
+def test_measures_side_by_side_keep_their_names_and_tasks():
+    fixed = {"axis": "place", "seed": running.TEST, "num_tasks": 5}
+    whole = {(0, 1, 2): lambda key, meta, task: (task.mean(), {"loss": task})}
+    one = running.on_tasks(sampler, whole, **fixed)
+    other = running.on_tasks(lambda key: 2 * sampler(key), whole, **fixed)
+    reported = []
+    both = running.side_by_side({"a": one, "b": other})
+    found = both({}, reported.append)
+    np.testing.assert_array_equal(2 * found.values["a_loss"], found.values["b_loss"])
+    assert sum(reported) == both.total == 10
+    assert found.tasks_hash not in (one({}).tasks_hash, other({}).tasks_hash)
+
+
+def test_tables_have_a_line_a_place_and_the_metric_that_counts_first():
+    rows = [
+        {"of_steps": n}
+        | {
+            name: {"mean": n / 4, "interval": 0.1, "median": 0.5}
+            for name in ("loss", "share")
+        }
+        for n in range(3)
+    ]
+    summary = {"axis": "of steps", "rows": rows, "num_tasks": 9, "tasks_hash": "f00"}
+    summary |= {"best_step": 1, "steps": 2}
+    metric = running.Metric("share", is_share=True)
+    head, names, *lines = running.table(summary, metric, shown=[0, 2]).splitlines()
+    assert "9 unseen tasks (f00), parameters of step 1 of 2" in head
+    assert names.split() == "of steps share (95%) loss (95%) median".split()
+    assert [line.split()[0] for line in lines] == ["0", "2"]
+    assert lines[1].split()[1:4] == ["50.00", "+-", "10.00%"]
+
+
+@pytest.mark.parametrize("module", ["few_shot", "transition", "noisy_labels"])
+def test_help_is_quick_and_lists_the_flags(module):
+    command = [sys.executable, "-X", "importtime", "-m", f"experiments.{module}"]
+    done = subprocess.run(
+        [*command, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "--num_steps" in done.stdout
+    assert "jax" not in done.stderr and "numpy" not in done.stderr
