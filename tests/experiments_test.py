@@ -492,12 +492,24 @@ BAD_CONFIGURATIONS = {
     ),
     "no data": (["--data=mnist", "--data_dir=/nowhere"], "/nowhere"),
     "no own data": (["--data=folder", "--data_path=/nowhere"], "no class folders"),
-    "unknown optimizer": (["--inner_optimizer=sdg"], "Unknown optimizer 'sdg'"),
-    "no transformation": (
-        ["--outer_optimizer=cosine_decay_schedule", "--outer_options=decay_steps=9"],
-        "Unknown optimizer 'cosine_decay_schedule'",
+    "unknown optimizer": (["--inner_optimizer=sdg"], "'sdg'. Did you mean sgd?"),
+    "uphill": (["--outer_optimizer=scale"], "Unknown optimizer 'scale'"),
+    "a rate that is none": (
+        ["--outer_optimizer=scale_by_adam"],
+        "Unknown optimizer 'scale_by_adam'",
     ),
-    "no optimizer": (["--outer_optimizer=chain"], "Optimizer chain"),
+    "a search of the line": (["--outer_optimizer=lbfgs"], "Unknown optimizer 'lbfgs'"),
+    "no optimizer of one's own": (
+        ["--outer_optimizer=no.such:thing"],
+        "Optimizer no.such:thing is not there",
+    ),
+    "no transformation": (
+        [
+            "--outer_optimizer=optax:cosine_decay_schedule",
+            "--outer_options=decay_steps=9",
+        ],
+        "its factory must return an optax transformation, not function",
+    ),
     "images wanted": (["--model=conv4", "--hidden=40,40"], "conv4 needs images"),
     "unknown option": (["--inner_options=momentun=0.9"], "momentun"),
     "NaN meta-gradient": (["--inner_optimizer=adam"], "eps_root"),
@@ -820,6 +832,7 @@ CHANGES = {
     "minibatches": (["--learner=reptile"], ["--inner_batch=2"]),
     "state": ([*REPTILE, "--inner_steps=2"], ["--keep_inner_state"]),
     "clip": (["--outer_optimizer=sgd"], ["--outer_clip=1e-3"]),
+    "own": (["--outer_optimizer=sgd"], ["--outer_optimizer=optax:sign_sgd"]),
     "schedule": ([], ["--outer_schedule=linear"]),
     "first order": (["--inner_steps=2"], ["--first_order_until=2"]),
     "truncation": (["--inner_steps=2"], ["--last=1"]),

@@ -116,7 +116,8 @@ def load(picked: Chosen):
 
 def recipe(picked: Chosen, problem):
     """The learner that the flags name."""
-    from experiments.few_shot import assembling, outer
+    from experiments.few_shot import assembling
+    from experiments.few_shot.optimizers import optimizer as by_name
 
     learner, read = picked.learner, door.flag_names(picked.learner)
     make = door.bound(learner, CHOICES)
@@ -124,7 +125,7 @@ def recipe(picked: Chosen, problem):
     optimizer = None
     if INNER_OPTIMIZER.name in read:
         asked = FLAGS.inner_optimizer, FLAGS.inner_rate, FLAGS.inner_options
-        optimizer = outer.optimizer(*asked)
+        optimizer = by_name(*asked)
     return assembling.Recipe(
         make=make,
         trained=learner.trained or make,
@@ -175,10 +176,11 @@ def _outer(picked: Chosen):
     """How the flags say that a learner is trained."""
     import optax
 
-    from experiments.few_shot import assembling, outer
+    from experiments.few_shot import assembling
+    from experiments.few_shot.optimizers import optimizer as by_name
 
     rate = door.bound(picked.schedule, CHOICES)(FLAGS.num_steps)
-    optimizer = outer.optimizer(FLAGS.outer_optimizer, rate, FLAGS.outer_options)
+    optimizer = by_name(FLAGS.outer_optimizer, rate, FLAGS.outer_options)
     if FLAGS.outer_clip is not None:
         clip = optax.clip_by_global_norm(FLAGS.outer_clip)
         optimizer = optax.chain(clip, optimizer)

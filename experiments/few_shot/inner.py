@@ -19,7 +19,9 @@ SELECT_INNER_STEPS = names(
 STEPS = (INNER_STEPS, EVAL_INNER_STEPS, SELECT_INNER_STEPS)
 
 INNER_OPTIMIZER = text(
-    "inner_optimizer", "sgd", "Of inner steps: sgd, adam or another that optax has."
+    "inner_optimizer",
+    "sgd",
+    "Of inner steps: sgd, adam or another of optax, or package.module:factory.",
 )
 INNER_RATE = number(
     "inner_rate",

@@ -1,7 +1,5 @@
 """The outer loop: how meta-gradients are estimated, and by what optimizer they move."""
 
-import ast
-
 from experiments.door import Part
 from experiments.few_shot.flags import (
     integer,
@@ -14,7 +12,9 @@ from experiments.few_shot.flags import (
 )
 
 OUTER_OPTIMIZER = text(
-    "outer_optimizer", "adam", "Of outer steps: sgd, adam or another that optax has."
+    "outer_optimizer",
+    "adam",
+    "Of outer steps: sgd, adam or another of optax, or package.module:factory.",
 )
 OUTER_RATE = number("outer_rate", 1e-3, "Rate of the outer optimizer.")
 OUTER_OPTIONS = names("outer_options", [], "Further arguments of the outer optimizer.")
@@ -40,25 +40,6 @@ EVOLUTION_STD = number(
 )
 positive(OUTER_RATE, OUTER_CLIP, EVOLUTION_STD)
 not_negative(OUTER_FINAL_RATE)
-
-
-def optimizer(name: str, rate, options: list[str]):
-    """Any optimizer that optax has by this name: `optimizer("adam", 1e-3, ["b1=0"])`."""
-    import optax
-
-    factory = getattr(optax, name, None)
-    try:
-        arguments = dict(option.split("=") for option in options)
-        arguments = {k: ast.literal_eval(v) for k, v in arguments.items()}
-        made = factory(rate, **arguments) if callable(factory) else None
-    except (AttributeError, TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(f"Optimizer {name} with options {options}: {error}") from error
-    if not isinstance(made, optax.GradientTransformation):
-        raise ValueError(
-            f"Unknown optimizer {name!r}: choose one that optax has, such as sgd, adam, "
-            "adamw, rmsprop, lion."
-        )
-    return made
 
 
 def _constant(num_steps, *, outer_rate):
