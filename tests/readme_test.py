@@ -93,6 +93,20 @@ def test_every_algorithm_has_its_place():
         assert f"metajax/algorithms/{path.name}" in README, path.name
 
 
+def test_the_walk_through_the_runner_names_what_is_there():
+    text = (ROOT / "experiments" / "README.md").read_text()
+    for path in re.findall(r"[a-z_/]+\.py", text):
+        folders = ("", "few_shot", "running", "few_shot/learners")
+        where = [ROOT / "experiments" / folder / path for folder in folders]
+        assert any(place.exists() for place in (*where, ROOT / path)), path
+    for path in (ROOT / "experiments" / "running").glob("[a-z]*.py"):
+        if path.stem not in ("options", "experiment"):  # Values, which it shows.
+            assert path.name in text, path.name
+    learner = (ROOT / "experiments" / "few_shot" / "learners" / "cavia.py").read_text()
+    lines = re.findall(r"NUM_CONTEXT = .*|LEARNER = .*|    also=.*", learner)
+    assert len(lines) == 3 and all(line in text for line in lines)
+
+
 def test_every_preset_has_its_place():
     for path in (ROOT / "experiments" / "presets").glob("*.flags"):
         assert f"`{path.stem}`" in README, path.name
