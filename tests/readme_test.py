@@ -95,7 +95,8 @@ def test_every_algorithm_has_its_place():
 
 def test_the_walk_through_the_runner_names_what_is_there():
     text = (ROOT / "experiments" / "README.md").read_text()
-    for path in re.findall(r"[a-z_/]+\.py", text):
+    now, _, _ = text.partition("## What the redesign changed")
+    for path in re.findall(r"[a-z_/]+\.py", now):
         folders = ("", "few_shot", "running", "few_shot/learners")
         where = [ROOT / "experiments" / folder / path for folder in folders]
         assert any(place.exists() for place in (*where, ROOT / path)), path
