@@ -52,6 +52,7 @@ DATASET = tfds_arrays.Dataset(
     },
     examples=_examples,
     names=_names,
+    digests={"coarse_label": "9b48b836d98e8782", "label": "fbe8ad23bbaf2496"},
 )
 
 

@@ -61,6 +61,7 @@ DATASET = tfds_arrays.Dataset(
     },
     examples=_examples,
     names=_names,
+    digests={"alphabet": "a5f5194fc5d53a07", "label": "38785c8cd813fc96"},
 )
 
 
