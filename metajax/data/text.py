@@ -12,7 +12,7 @@ import zlib
 from absl import logging
 import numpy as np
 
-from metajax.data.few_shot import ClassArrays, from_arrays
+from metajax.data.class_arrays import ClassArrays, from_arrays
 
 Encode = Callable[[str], Sequence[int]]  # From a text to ids from 1 on.
 

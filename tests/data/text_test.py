@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from metajax.data.few_shot import from_arrays
+from metajax.data.class_arrays import from_arrays
 from metajax.data.text import from_texts, idf, ngrams, split_words, words
 
 
