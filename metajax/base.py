@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 
 Key = jax.Array  # A typed key, as from `jax.random.key`.
@@ -26,6 +27,23 @@ class Masked(NamedTuple):
     mask: jax.Array  # [examples], bool, True for real examples
 
 
+def without_padding(tree: PyTree, mask: jax.Array | None, fill: float = 0) -> PyTree:
+    """The leaves, `[examples, ...]`, with `fill` for examples that are padding.
+
+    What is masked may hold anything, NaN among it. It must go before the arithmetic:
+    masked after it, its derivative would be 0 times NaN.
+    """
+    if mask is None:
+        return tree
+
+    def filled(leaf: jax.Array) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        real = jnp.reshape(mask, (len(mask),) + (1,) * (leaf.ndim - 1))
+        return jnp.where(real, leaf, jnp.full((), fill, leaf.dtype))
+
+    return jax.tree.map(filled, tree)
+
+
 class Batch(NamedTuple):
     """Examples of one task; `mask` tells real examples from padding (None: all real)."""
 
@@ -35,8 +53,10 @@ class Batch(NamedTuple):
 
     @property
     def shown(self) -> PyTree:
-        """The inputs as models take them: `Masked` where some may be padding."""
-        return self.inputs if self.mask is None else Masked(self.inputs, self.mask)
+        """The inputs as models take them: `Masked`, with zeros for padding, if any."""
+        if self.mask is None:
+            return self.inputs
+        return Masked(without_padding(self.inputs, self.mask), self.mask)
 
 
 class Task(NamedTuple):

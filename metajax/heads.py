@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax import contracts
+from metajax.base import without_padding
+
 _BARRIER = 1e-5  # With qpax's own, 1e-3, derivatives were up to 12% off.
 _NEWTON_STEPS = 12
 _STEP_SIZES = tuple(0.5**power for power in range(6))
@@ -24,7 +27,11 @@ def memberships(
 
     Returns:
       One row an example; those of padding are zeros.
+
+    Raises:
+      ValueError: if the labels are not integers, or known to be out of range.
     """
+    contracts.check_labels("memberships", targets, targets.shape[:1], ways, mask)
     rows = jax.nn.one_hot(targets, ways, dtype=dtype)
     return rows if mask is None else rows * mask[:, None].astype(dtype)
 
@@ -41,6 +48,7 @@ def class_means(features: jax.Array, memberships: jax.Array) -> jax.Array:
     Returns:
       `[ways, features]`; zeros for a class without example.
     """
+    features = without_padding(features, memberships.sum(axis=1) > 0)
     counts = jnp.maximum(memberships.sum(axis=0), 1)
     return memberships.T @ features / counts[:, None]
 
@@ -130,8 +138,8 @@ def ridge(
 def _wide(features: jax.Array, memberships: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Both in float32 at least, the features of padding as zeros."""
     wide = jnp.promote_types(features.dtype, jnp.float32)
-    real = memberships.sum(axis=1, keepdims=True) > 0
-    return jnp.where(real, features, 0).astype(wide), memberships.astype(wide)
+    features = without_padding(features, memberships.sum(axis=1) > 0)
+    return features.astype(wide), memberships.astype(wide)
 
 
 def logistic(

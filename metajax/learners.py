@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import heads, trees
+from metajax import contracts, heads, trees
 from metajax.base import (
     Adapted,
     Batch,
@@ -17,6 +17,7 @@ from metajax.base import (
     Model,
     Params,
     PyTree,
+    without_padding,
 )
 
 
@@ -42,6 +43,7 @@ def adapting_params(
     Returns:
       A meta-learner, whose adapted params are as `model.calibrate` leaves them.
     """
+    contracts.check_model(model)
     calibrate, apply = model.calibrate, model.apply
     if every_step:
         calibrate, apply = (jax.vmap(f, (0, None)) for f in (calibrate, apply))
@@ -89,6 +91,7 @@ def fitting_head(
       A meta-learner whose adapted params are `Fitted`. A class without support is never
       predicted, see `heads.hide_absent`.
     """
+    contracts.check_model(model)
 
     def params_of(meta: MetaParams) -> Params:
         return meta if init is None else meta.params
@@ -97,6 +100,7 @@ def fitting_head(
         del key  # Nothing is random.
         # By the same pass as the calibration, whose statistics are those of this batch.
         features = model.apply(params_of(meta), support.shown)
+        features = without_padding(features, support.mask)
         members = heads.memberships(support.targets, ways, support.mask, features.dtype)
         params = model.calibrate(params_of(meta), support.shown)
         return Fitted(params, fit(meta, features, members), members.sum(axis=0))

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.base import Batch, InnerLoss, Loss, Model, Params
+from metajax import contracts
+from metajax.base import Batch, InnerLoss, Loss, Model, Params, without_padding
 
 
 def masked_mean(values: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -16,7 +17,16 @@ def masked_mean(values: jax.Array, mask: jax.Array | None = None) -> jax.Array:
 
     Returns:
       The mean, a scalar; 0 where no example is real.
+
+    Raises:
+      ValueError: if there is not one value and one boolean an example.
     """
+    if values.ndim != 1:
+        raise ValueError(
+            "masked_mean needs one value an example, [examples]: got "
+            f"{contracts.described(values)}."
+        )
+    contracts.check_mask("masked_mean: mask", mask, len(values))
     if mask is None:
         return jnp.mean(values)
     total = jnp.sum(jnp.where(mask, values, 0))
@@ -32,7 +42,12 @@ def of_model(model: Model, loss: Loss) -> InnerLoss:
 
     Returns:
       `(params, batch) -> scalar`.
+
+    Raises:
+      ValueError: if the model is no `Model`, or the loss takes no mask.
     """
+    contracts.check_model(model)
+    contracts.check_loss(loss)
 
     def batch_loss(params: Params, batch: Batch) -> jax.Array:
         outputs = model.apply(params, batch.shown)
@@ -47,20 +62,26 @@ def cross_entropy(
     """Cross-entropy of a softmax, `-log softmax(outputs)[targets]`.
 
     Args:
-      outputs: logits, `[examples, ways]`.
-      targets: class labels, `[examples]`, integers.
+      outputs: logits, `[examples, ..., ways]`.
+      targets: class labels, `[examples, ...]`, integers.
       mask: True for real examples, `[examples]`; None if all are.
 
     Returns:
-      The mean over real examples in nats, a scalar.
+      The mean over real examples in nats, a scalar; NaN if one has a label that no class
+      has.
+
+    Raises:
+      ValueError: if shapes or dtypes are not those, or labels that are known out of range.
 
     Example:
       >>> float(cross_entropy(jnp.zeros((3, 5)), jnp.array([0, 1, 4])))
       1.6094379425048828
     """
-    return masked_mean(
-        optax.softmax_cross_entropy_with_integer_labels(outputs, targets), mask
-    )
+    contracts.check_logits("cross_entropy", outputs, targets, mask)
+    outputs, targets = without_padding((outputs, targets), mask)
+    values = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+    values = jnp.where(_has_class(outputs, targets), values, jnp.nan)
+    return masked_mean(_each(values), mask)
 
 
 def squared_error(
@@ -75,13 +96,13 @@ def squared_error(
 
     Returns:
       The mean over real examples and their dimensions, a scalar.
+
+    Raises:
+      ValueError: if shapes are not those.
     """
-    if outputs.shape != targets.shape:
-        raise ValueError(
-            f"squared_error: outputs {outputs.shape} and targets {targets.shape} differ."
-        )
-    errors = jnp.square(outputs - targets)
-    return masked_mean(errors.reshape(len(errors), -1).mean(axis=1), mask)
+    contracts.check_values("squared_error", (outputs,), targets, mask)
+    outputs, targets = without_padding((outputs, targets), mask)
+    return masked_mean(_each(jnp.square(outputs - targets)), mask)
 
 
 def gaussian_nll(
@@ -98,10 +119,15 @@ def gaussian_nll(
 
     Returns:
       The mean over real examples and their dimensions in nats, a scalar.
+
+    Raises:
+      ValueError: if shapes are not those.
     """
-    mean, std = outputs
+    contracts.check_values("gaussian_nll", outputs, targets, mask)
+    mean, targets = without_padding((outputs[0], targets), mask)
+    std = without_padding(outputs[1], mask, fill=1)
     values = -jax.scipy.stats.norm.logpdf(targets, mean, std)
-    return masked_mean(values.reshape(len(values), -1).mean(axis=1), mask)
+    return masked_mean(_each(values), mask)
 
 
 def accuracy(
@@ -110,12 +136,30 @@ def accuracy(
     """The share of examples whose largest logit is the right one.
 
     Args:
-      outputs: logits, `[examples, ways]`.
-      targets: class labels, `[examples]`, integers.
+      outputs: logits, `[examples, ..., ways]`.
+      targets: class labels, `[examples, ...]`, integers.
       mask: True for real examples, `[examples]`; None if all are.
 
     Returns:
-      The share among real examples, a scalar from 0 to 1.
+      The share among real examples, a scalar from 0 to 1; NaN if one of them has a logit
+      that is not finite, or a label that no class has: a task that diverged must not look
+      like chance.
+
+    Raises:
+      ValueError: as `cross_entropy`.
     """
-    right = jnp.argmax(outputs, axis=-1) == targets
-    return masked_mean(right.astype(jnp.float32), mask)
+    contracts.check_logits("accuracy", outputs, targets, mask)
+    outputs, targets = without_padding((outputs, targets), mask)
+    right = (jnp.argmax(outputs, axis=-1) == targets).astype(jnp.float32)
+    judged = jnp.isfinite(outputs).all(axis=-1) & _has_class(outputs, targets)
+    return masked_mean(_each(jnp.where(judged, right, jnp.nan)), mask)
+
+
+def _has_class(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether each label is that of a class; -1 would be taken for the last one's."""
+    return (labels >= 0) & (labels < outputs.shape[-1])
+
+
+def _each(values: jax.Array) -> jax.Array:
+    """The mean of each example, `[examples]`."""
+    return values.reshape(len(values), -1).mean(axis=1)

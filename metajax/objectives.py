@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from metajax import contracts
 from metajax.base import (
     Adapted,
     Batch,
@@ -66,6 +67,7 @@ def adapt_and_judge(
 
 
 def _measure(losses: dict[str, Loss], outputs: PyTree, query: Batch) -> Metrics:
+    contracts.check_outputs(outputs, query)
     return {
         name: loss(outputs, query.targets, query.mask) for name, loss in losses.items()
     }

@@ -5,6 +5,7 @@ A new algorithm adds one line to LEARNERS.
 
 from functools import cache, partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,8 +149,8 @@ def learner(request):
 def padded(batch):
     """The same examples of every task, after two that the mask tells to ignore."""
     inputs, targets, _ = batch
-    junk = np.full((len(inputs), 2, *inputs.shape[2:]), 9, inputs.dtype)
-    none = np.zeros((len(targets), 2), targets.dtype)
+    junk = np.full((len(inputs), 2, *inputs.shape[2:]), np.nan, inputs.dtype)
+    none = np.full((len(targets), 2), 99, targets.dtype)
     mask = np.arange(2 + targets.shape[1]) >= 2
     return mj.Batch(
         np.concatenate([junk, inputs], axis=1),
@@ -158,12 +159,26 @@ def padded(batch):
     )
 
 
-def test_neither_other_tasks_nor_padding_change_predictions(learner):
+@pytest.mark.parametrize("name", LEARNERS)
+def test_neither_other_tasks_nor_padding_change_predictions_or_gradients(name):
+    learner = made(name)
     meta, _ = start(learner)
     tasks = jax.tree.map(lambda x: x[0], drawn())
-    many = tasks._replace(support=padded(tasks.support))
-    together = jax.jit(jax.vmap(lambda task: predictions(learner, meta, task)))(many)
-    for i, actual in enumerate(np.asarray(together)):
+
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def together(meta, support, query):
+        def one(support, query):
+            adapted = learner.adapt(jax.random.key(2), meta, support)
+            outputs = learner.predict(meta, adapted, query.shown)
+            return LOSS(outputs, query.targets, query.mask), outputs
+
+        costs, outputs = jax.vmap(one)(support, query)
+        return costs.mean(), outputs
+
+    gradient, outputs = together(meta, *map(padded, tasks))
+    chex.assert_trees_all_close(gradient, trained(name, False)[2], rtol=1e-3, atol=1e-5)
+    for i, actual in enumerate(np.asarray(outputs[:, 2:])):
         alone = predictions(learner, meta, jax.tree.map(lambda x: x[i], tasks))  # noqa: B023
         np.testing.assert_allclose(actual, alone, rtol=1e-4, atol=1e-5)
 

@@ -22,7 +22,7 @@ def _task(seed=0, examples=7, features=5):
 
 
 def _padded(features, members):
-    junk = 1e3 * jnp.ones((2, features.shape[1]))
+    junk = jnp.full((2, features.shape[1]), jnp.nan)
     none = jnp.zeros((2, WAYS))
     return jnp.concatenate([junk, features]), jnp.concatenate([none, members])
 
@@ -160,9 +160,27 @@ def test_support_vectors_are_what_a_library_finds(regularization, scale):
     np.testing.assert_allclose(weights.ravel(), found.x[:size], atol=2e-3 / scale)
 
 
-@pytest.mark.parametrize("fit", [heads.ridge, heads.logistic, heads.support_vectors])
-def test_padding_changes_no_head(fit):
+def _class_means(features, members, regularization):
+    return regularization * heads.class_means(features, members)
+
+
+@pytest.mark.parametrize(
+    "fit", [heads.ridge, heads.logistic, heads.support_vectors, _class_means]
+)
+def test_padding_changes_no_head_and_no_gradient(fit):
     features, members = _task()
-    np.testing.assert_allclose(
-        fit(*_padded(features, members), 0.5), fit(features, members, 0.5), atol=1e-5
-    )
+
+    @jax.jit
+    def head_and_slope(features, members):
+        def total(features):
+            head = fit(features, members, 0.5)
+            return jnp.sum(head**2), head
+
+        slope, head = jax.grad(total, has_aux=True)(features)
+        return head, slope
+
+    head, slope = head_and_slope(*_padded(features, members))
+    expected, expected_slope = head_and_slope(features, members)
+    np.testing.assert_allclose(head, expected, atol=1e-5)
+    np.testing.assert_allclose(slope[2:], expected_slope, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(slope[:2], jnp.zeros((2, features.shape[1])))

@@ -99,3 +99,11 @@ def test_every_public_name_is_documented():
             value = getattr(module, name)
             if getattr(value, "__module__", "").startswith("metajax"):
                 assert value.__doc__, name
+
+
+def test_every_pinned_package_has_hashes():
+    lock = (ROOT / "requirements.lock").read_text()
+    packages = re.split(r"^(?=[a-z])", lock, flags=re.MULTILINE)[1:]
+    assert len(packages) > 70
+    for package in packages:
+        assert re.match(r"[\w-]+==[\w.]+ .*\\\n +--hash=sha256:[0-9a-f]{64}\b", package)

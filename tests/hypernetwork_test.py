@@ -161,7 +161,9 @@ def test_in_regression_the_targets_are_read_and_padding_is_not():
     targets = np.sin(inputs[:, :1])
     meta = _init(learner, inputs)
     mask = np.arange(9) < 7
-    padded = mj.Batch(inputs, np.where(mask[:, None], targets, 9), mask)
+    padded = mj.Batch(
+        *(np.where(mask[:, None], each, np.nan) for each in (inputs, targets)), mask
+    )
     absent = _adapt(learner, meta, mj.Batch(inputs[:7], targets[:7]))
     jax.tree.map(
         partial(np.testing.assert_allclose, atol=1e-5),

@@ -81,10 +81,11 @@ def sequence():
 def test_the_loss_along_a_sequence_is_that_after_each_number_of_shots(sequence):
     meta, task = sequence
     learner = mj.in_context(IDENTITY, CAUSAL)
-    inputs, targets = (
-        jnp.concatenate([a, b]) for a, b in zip(task.support[:2], task.query[:2])
-    )
     real = np.append(task.support.mask, [True] * 3)
+    inputs, targets = (
+        jnp.where(real[:, None], jnp.concatenate([a, b]), 0)  # As padding counts.
+        for a, b in zip(task.support[:2], task.query[:2])
+    )
 
     @jax.jit
     def after(k):  # The others may be padding, since it is as if absent.

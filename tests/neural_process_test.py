@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,12 +69,19 @@ def test_neither_order_nor_padding_nor_other_queries_change_a_prediction(learner
     mask = np.arange(13) % 4 != 1  # 10 of 13 are real.
     mask[-1] = False
     mask[1] = True
-    inputs, targets = np.full((13, 1), 7, np.float32), np.full((13, 1), 9, np.float32)
+    inputs, targets = np.full((2, 13, 1), np.nan, np.float32)
     inputs[mask], targets[mask] = support.inputs[::-1], support.targets[::-1]
     shown = mj.base.Masked(query.inputs[:5], np.array([1, 1, 1, 0, 0], bool))
     _, _, actual = _predict(learner, mj.Batch(inputs, targets, mask), shown)
     for a, b in zip(actual, expected):
         np.testing.assert_allclose(a, b[:5], atol=1e-5)
+    objective = mj.query_loss(learner, losses.gaussian_nll)
+    slope = jax.jit(jax.grad(objective, argnums=1, has_aux=True))
+    tasks = (task, mj.Task(*(mj.Batch(inputs, targets, mask),) * 2))
+    tasks = tasks[0]._replace(query=task.support), tasks[1]
+    meta = learner.init(jax.random.key(0), support.inputs)
+    slopes = [slope(jax.random.key(0), meta, each)[0] for each in tasks]
+    chex.assert_trees_all_close(*slopes, atol=1e-5)
 
 
 def test_without_examples_nothing_is_known_and_all_is_finite(learner, task):

@@ -15,7 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from metajax import heads
-from metajax.base import Batch, Key, Masked, MetaLearner, Model, Params, PyTree
+from metajax.base import (
+    Batch,
+    Key,
+    Masked,
+    MetaLearner,
+    Model,
+    Params,
+    PyTree,
+    without_padding,
+)
 from metajax.learners import side_by_side
 
 
@@ -115,7 +124,8 @@ def anp(
         mask = support.mask
         mask = jnp.ones(len(support.targets), bool) if mask is None else mask
         values = jnp.where(mask[:, None], _encode(encoder, meta, support), 0)
-        return Points(keys.apply(meta.keys, support.inputs), values, mask)
+        compared = keys.apply(meta.keys, without_padding(support.inputs, mask))
+        return Points(compared, values, mask)
 
     def known(meta: NeuralProcess, adapted: Points, inputs: jax.Array) -> jax.Array:
         asked = keys.apply(meta.keys, inputs)
@@ -154,5 +164,6 @@ def _neural_process(encoder, decoder, keys, outputs, min_std, adapt, known):
 
 
 def _encode(encoder: Model, meta: NeuralProcess, support: Batch) -> jax.Array:
-    pairs = side_by_side(support.inputs, support.targets)
+    shown = without_padding((support.inputs, support.targets), support.mask)
+    pairs = side_by_side(*shown)
     return encoder.apply(meta.encoder, pairs)

@@ -2,13 +2,13 @@
 
 from metajax.data.cifar import cifar_fs as cifar_fs
 from metajax.data.cifar import fc100 as fc100
+from metajax.data.class_arrays import ClassArrays as ClassArrays
+from metajax.data.class_arrays import by_fraction as by_fraction
+from metajax.data.class_arrays import by_name as by_name
+from metajax.data.class_arrays import from_arrays as from_arrays
 from metajax.data.class_lists import SPLITS as SPLITS
 from metajax.data.clinc150 import clinc150 as clinc150
-from metajax.data.few_shot import ClassArrays as ClassArrays
 from metajax.data.few_shot import FewShot as FewShot
-from metajax.data.few_shot import by_fraction as by_fraction
-from metajax.data.few_shot import by_name as by_name
-from metajax.data.few_shot import from_arrays as from_arrays
 from metajax.data.folder import from_csv as from_csv
 from metajax.data.folder import from_folder as from_folder
 from metajax.data.folder import from_npz as from_npz

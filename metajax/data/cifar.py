@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from metajax.data import tfds_arrays
+from metajax.data.class_arrays import ClassArrays, by_name, from_arrays
 from metajax.data.class_lists import class_list
-from metajax.data.few_shot import ClassArrays, by_name, from_arrays
 
 
 def _member(path: str, name: str) -> bytes:
@@ -52,6 +52,7 @@ DATASET = tfds_arrays.Dataset(
     },
     examples=_examples,
     names=_names,
+    digests={"coarse_label": "9b48b836d98e8782", "label": "fbe8ad23bbaf2496"},
 )
 
 

@@ -10,8 +10,8 @@ import zipfile
 import numpy as np
 
 from metajax.data import tfds_arrays
+from metajax.data.class_arrays import ClassArrays, by_name
 from metajax.data.class_lists import class_list
-from metajax.data.few_shot import ClassArrays, by_name
 from metajax.data.text import Encode, from_texts
 
 _FILES = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}

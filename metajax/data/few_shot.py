@@ -1,190 +1,17 @@
-"""Labelled examples on the device, and few-shot tasks drawn from them inside jit."""
+"""Few-shot classification tasks, drawn from labelled examples inside jit."""
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Batch, Key, Task
+from metajax.data.class_arrays import ClassArrays
 
 Transform = Callable[[Key, jax.Array], jax.Array]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class ClassArrays:
-    """Examples grouped by class: what every few-shot task is drawn from.
-
-    Build it with `from_arrays`. Classes may differ in size: row `c` of `rows` lists the
-    examples of class `c`, and only its first `counts[c]` entries are meant.
-    """
-
-    inputs: jax.Array  # [examples, ...], uint8 images keep their type until drawn.
-    rows: np.ndarray  # [classes, largest class], int32
-    counts: np.ndarray  # [classes], int32
-    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.names)
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The group of each class: its name up to the first slash, "a" of "a/b"."""
-        return tuple(name.partition("/")[0] for name in self.names)
-
-    def take(self, classes: Sequence[int]) -> "ClassArrays":
-        """The same examples, restricted to the given classes, in the given order."""
-        classes = np.asarray(classes, dtype=np.int32)
-        return ClassArrays(
-            self.inputs,
-            self.rows[classes],
-            self.counts[classes],
-            tuple(self.names[c] for c in classes),
-        )
-
-
-def from_arrays(
-    inputs: np.ndarray, labels: np.ndarray, names: Sequence[str] | None = None
-) -> ClassArrays:
-    """Groups labelled examples by class.
-
-    Args:
-      inputs: examples, `[examples, ...]`; uint8 images are scaled to [0, 1] when drawn.
-      labels: the class of each example, `[examples]`, integers or strings.
-      names: one name a class, for integer labels `0 .. len(names) - 1`; by default the
-        distinct labels themselves, sorted.
-
-    Returns:
-      The examples as a `ClassArrays`; the inputs are put on the default device.
-
-    Raises:
-      ValueError: if lengths differ, inputs are no finite numbers, labels and names do
-        not fit, or a class is empty.
-
-    Example:
-      >>> data = from_arrays(np.zeros((6, 28, 28, 1), np.uint8), list("aabbcc"))
-      >>> data.names, data.counts.tolist()
-      (('a', 'b', 'c'), [2, 2, 2])
-    """
-    inputs, labels = np.asarray(inputs), np.asarray(labels)
-    if (
-        labels.ndim != 1
-        or not inputs.ndim
-        or len(inputs) != len(labels)
-        or not len(labels)
-    ):
-        raise ValueError(
-            f"from_arrays needs one label an example: got inputs {inputs.shape} and "
-            f"labels {labels.shape}."
-        )
-    inputs = _as_numbers(inputs)
-    if names is None:
-        values, labels = np.unique(labels, return_inverse=True)
-        names = [str(value) for value in values]
-    names = [str(name) for name in names]
-    if len(set(names)) < len(names):
-        raise ValueError("from_arrays: two classes have the same name.")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise ValueError(
-            "from_arrays: with names given, labels must be their indices, from 0: got "
-            f"{labels.dtype} from {labels.min()}."
-        )
-    counts = np.bincount(labels, minlength=len(names))
-    if len(counts) > len(names):
-        raise ValueError(
-            f"from_arrays: label {len(counts) - 1} has no name; {len(names)} were given."
-        )
-    if not counts.all():
-        empty = [name for name, count in zip(names, counts) if not count]
-        raise ValueError(f"from_arrays: no example of class {', '.join(empty)}.")
-    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
-    rows = np.zeros((len(counts), counts.max()), np.int32)
-    for row, examples in zip(rows, by_class):
-        row[: len(examples)] = examples
-    return ClassArrays(jnp.asarray(inputs), rows, counts.astype(np.int32), tuple(names))
-
-
-def _as_numbers(inputs: np.ndarray) -> np.ndarray:
-    """The inputs in a type that JAX keeps, if that changes none of their values."""
-    kinds = {"f": np.float32, "i": np.int32, "u": np.uint32}
-    if inputs.dtype.kind not in "fiub":
-        raise ValueError(f"from_arrays: inputs must be numbers: got {inputs.dtype}.")
-    if inputs.dtype.itemsize < 8:
-        kept = inputs
-    else:
-        with np.errstate(over="ignore"):
-            kept = inputs.astype(kinds[inputs.dtype.kind])
-    whole = inputs.dtype.kind != "f"
-    if not np.isfinite(kept).all() or (whole and (kept != inputs).any()):
-        raise ValueError(
-            "from_arrays: inputs hold NaN, infinite or too large values; clean them."
-        )
-    return kept
-
-
-def by_fraction(
-    data: ClassArrays, fractions: Sequence[float], seed: int = 0
-) -> list[ClassArrays]:
-    """Shuffles the classes and deals them out by fractions, one part each.
-
-    Args:
-      data: the examples to split.
-      fractions: positive shares of the classes, summing to 1.
-      seed: of the shuffle; the same seed gives the same parts on every machine.
-
-    Returns:
-      One `ClassArrays` a fraction; no class is in two of them.
-
-    Raises:
-      ValueError: if fractions do not sum to 1 or a part would have no class.
-    """
-    if not all(f > 0 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(
-            f"Class fractions must be positive and sum to 1: got {list(fractions)}."
-        )
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(data.num_classes)
-    cuts = np.rint(np.cumsum(fractions)[:-1] * data.num_classes).astype(int)
-    parts = np.split(order, cuts)
-    if not all(map(len, parts)):
-        raise ValueError(
-            f"{data.num_classes} classes are too few for the fractions {list(fractions)}."
-        )
-    return [data.take(np.sort(part)) for part in parts]
-
-
-def by_name(data: ClassArrays, names: Sequence[str] | str | Path) -> ClassArrays:
-    """Keeps the classes with the given names.
-
-    Args:
-      data: the examples to choose from.
-      names: class names, or a text file that has one name a line.
-
-    Returns:
-      The chosen classes, in the order of `names`.
-
-    Raises:
-      ValueError: if there is no name, or one is unknown or comes twice.
-    """
-    if isinstance(names, str | Path):
-        lines = Path(names).read_text().splitlines()
-        names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise ValueError("A split names no class; name at least one.")
-    if len(set(names)) < len(names):
-        raise ValueError("A class is named twice; name each class of a split once.")
-    index = {name: c for c, name in enumerate(data.names)}
-    unknown = [name for name in names if name not in index]
-    if unknown:
-        raise ValueError(
-            f"Unknown class {', '.join(unknown[:5])}: the {data.num_classes} classes "
-            f"here are {', '.join(data.names[:10])}{' ...' * (data.num_classes > 10)}."
-        )
-    return data.take([index[name] for name in names])
 
 
 @jax.tree_util.register_dataclass
@@ -213,6 +40,7 @@ class FewShot:
       ValueError: if the classes, their examples or the groups are too few.
 
     Example:
+      >>> from metajax.data.class_arrays import from_arrays
       >>> data = from_arrays(np.zeros((60, 8, 8, 1), np.uint8), np.arange(60) % 6)
       >>> task = FewShot(data, ways=5, shots=1, queries=3)(jax.random.key(0))
       >>> task.support.inputs.shape, task.query.targets.shape

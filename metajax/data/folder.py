@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from metajax.data.few_shot import ClassArrays, from_arrays
+from metajax.data.class_arrays import ClassArrays, from_arrays
 from metajax.data.text import Encode, from_texts
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")

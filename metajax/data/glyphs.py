@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Key
-from metajax.data.few_shot import ClassArrays, from_arrays
+from metajax.data.class_arrays import ClassArrays, from_arrays
 
 _SPLITS = ("train", "validation", "test")
 _STROKES, _CONTROLS = 4, 6  # At most, and for each stroke.

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from metajax.base import Key, Task
+from metajax.data.numeric import as_numbers, check_rounding
 
 MakeTask = Callable[[np.random.Generator], Task]
 
@@ -28,7 +29,8 @@ class FromHost:
       num_threads: how many tasks are made at a time.
 
     Raises:
-      ValueError: if two tasks differ in shapes or dtypes.
+      ValueError: if two tasks differ in shapes or dtypes, or hold values that would be
+        changed by the types that JAX keeps.
 
     Example:
       >>> from metajax.base import Batch
@@ -74,21 +76,26 @@ class FromHost:
 
 def _task(make: MakeTask, seed) -> Task:
     """The task of a seed, in the dtypes that the device would give it."""
+    return _each(as_numbers, make(np.random.default_rng(seed)))
 
-    def cast(leaf) -> np.ndarray:
-        leaf = np.asarray(leaf)
-        return leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
 
-    return jax.tree.map(cast, make(np.random.default_rng(seed)))
+def _each(function: Callable, *tasks: Task) -> Task:
+    """Calls a function with each array of a task, and with the array's name at last."""
+    name = jax.tree_util.keystr
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: function(*leaves, f"FromHost: {name(path)}"), *tasks
+    )
 
 
 @cache  # JAX makes a sampler anew whenever it is an argument.
 def _shapes(make: MakeTask) -> Task:
+    made = [make(np.random.default_rng([seed])) for seed in (0, 1)]
+    kept = [_each(as_numbers, task) for task in made]
+    for pair in zip(kept, made):
+        _each(check_rounding, *pair)
     first, second = (
-        jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _task(make, [seed])
-        )
-        for seed in (0, 1)
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), task)
+        for task in kept
     )
     if first != second:
         raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from metajax.data import tfds_arrays
-from metajax.data.few_shot import ClassArrays, from_arrays
+from metajax.data.class_arrays import ClassArrays, from_arrays
 
 
 def _examples(

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from metajax.data import tfds_arrays
+from metajax.data.class_arrays import ClassArrays, from_arrays
 from metajax.data.class_lists import class_list
-from metajax.data.few_shot import ClassArrays, from_arrays
 
 
 def _drawings(path: str) -> Iterator[tuple[str, int, int, str]]:
@@ -61,6 +61,7 @@ DATASET = tfds_arrays.Dataset(
     },
     examples=_examples,
     names=_names,
+    digests={"alphabet": "a5f5194fc5d53a07", "label": "38785c8cd813fc96"},
 )
 
 

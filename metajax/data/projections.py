@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Batch, Key, Task
-from metajax.data.few_shot import ClassArrays, distinct, shown_first
+from metajax.data.class_arrays import ClassArrays
+from metajax.data.few_shot import distinct, shown_first
 
 
 @jax.tree_util.register_dataclass

@@ -30,7 +30,7 @@ class Ragged:
       ValueError: if a range is empty, or goes beyond the largest task.
 
     Example:
-      >>> from metajax.data.few_shot import from_arrays
+      >>> from metajax.data.class_arrays import from_arrays
       >>> data = from_arrays(np.ones((60, 8)), np.arange(60) % 6)
       >>> largest = FewShot(data, ways=5, shots=5, queries=3)
       >>> sampler = Ragged(largest, ways=(2, 5), shots=(1, 5), queries=(3, 3))

@@ -5,6 +5,7 @@ word. Id 0 is padding.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 import re
 import unicodedata
 import zlib
@@ -12,7 +13,7 @@ import zlib
 from absl import logging
 import numpy as np
 
-from metajax.data.few_shot import ClassArrays, from_arrays
+from metajax.data.class_arrays import ClassArrays, from_arrays
 
 Encode = Callable[[str], Sequence[int]]  # From a text to ids from 1 on.
 
@@ -35,6 +36,9 @@ def words(vocabulary: int = 8192) -> Encode:
       True
       >>> len(encode("Play it again!"))
       3
+
+    Note: what is written without spaces, as Chinese, Japanese and Thai are, is one word
+    between two signs; `ngrams` tells such texts apart by their characters.
     """
     identify = _hashing(vocabulary)
     return lambda text: [identify(word) for word in split_words(text)]
@@ -52,7 +56,8 @@ def ngrams(
       vocabulary: ids run from 1 to one less; two n-grams may share one.
       words: lengths of runs of words.
       characters: lengths of runs of characters within a word and the space on either
-        side of it, which tell a word by its stem.
+        side of it, which tell a word by its stem; (1, 2) where words are not spaced, as
+        in Chinese. A letter and its marks are one character.
 
     Returns:
       A function from a text to its ids; what comes twice is there twice.
@@ -71,7 +76,10 @@ def ngrams(
         tokens = split_words(text)
         runs = ["w" + " ".join(run) for n in words for run in _runs(tokens, n)]
         for token in tokens:
-            runs += ["c" + run for n in characters for run in _runs(f" {token} ", n)]
+            letters = [" ", *_patterns()["letter"].findall(token), " "]
+            runs += [
+                "c" + "".join(run) for n in characters for run in _runs(letters, n)
+            ]
         return [identify(run) for run in runs]
 
     return encode
@@ -80,12 +88,29 @@ def ngrams(
 def split_words(text: str) -> list[str]:
     """The words of a text: runs of letters, digits and inner apostrophes, in lower case.
 
+    A letter's marks belong to it: vowel signs, points, tones. So do joiners within a word.
+
     Example:
       >>> split_words("Don't stop at No. 9!")
       ["don't", 'stop', 'at', 'no', '9']
     """
     plain = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
-    return re.findall(r"\w+(?:'\w+)*", plain)
+    return _patterns()["word"].findall(unicodedata.normalize("NFC", plain))
+
+
+@cache
+def _patterns() -> dict[str, re.Pattern]:
+    """What a letter and a word are: `re` itself takes a mark for no part of a word."""
+    planes = *range(0x20000), *range(0xE0000, 0xE1000)  # There are marks in no other.
+    codes = {code for code in planes if unicodedata.category(chr(code))[0] == "M"}
+    starts = sorted(codes - {code + 1 for code in codes})
+    ends = sorted(codes - {code - 1 for code in codes})
+    marks = "".join(f"{chr(start)}-{chr(end)}" for start, end in zip(starts, ends))
+    joined = rf"\w+(?:[\u200c\u200d]*[\w{marks}])*"
+    return {
+        "letter": re.compile(rf"\w(?:[\u200c\u200d]*[{marks}])*|."),
+        "word": re.compile(rf"{joined}(?:'{joined})*"),
+    }
 
 
 def _runs(sequence: Sequence, length: int) -> list:
@@ -130,17 +155,29 @@ def from_texts(
       >>> data.names, data.inputs.shape
       (('n', 'p'), (4, 3))
     """
+    strange = [(i, text) for i, text in enumerate(texts) if not isinstance(text, str)]
+    if strange:
+        index, text = strange[0]
+        raise ValueError(f"from_texts needs strings: text {index} is {text!r}.")
+    ids = [encode(text) for text in texts]
+    empty = [i for i, tokens in enumerate(ids) if not len(tokens)]
+    if empty:
+        named = "; ".join(f"text {i}, {texts[i][:40]!r}, has no token" for i in empty)
+        pronoun = "it" if len(empty) == 1 else "them"
+        raise ValueError(f"from_texts: {named}: remove {pronoun}.")
+    return from_ids(ids, labels, names, length=length)
+
+
+def from_ids(
+    ids: Sequence[Sequence[int]],
+    labels: Sequence[int] | Sequence[str],
+    names: Sequence[str] | None = None,
+    *,
+    length: int | None = None,
+) -> ClassArrays:
+    """Groups labelled texts by class, given as ids; see `from_texts`."""
     if length is not None and length < 1:
         raise ValueError(f"from_texts: length must be at least 1: got {length}.")
-    ids = []
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"from_texts needs strings: text {index} is {text!r}.")
-        ids.append(encode(text))
-        if not len(ids[-1]):
-            raise ValueError(
-                f"from_texts: text {index}, {text[:40]!r}, has no token: remove it."
-            )
     longest = max(map(len, ids), default=1)
     cut = sum(len(tokens) > (length or longest) for tokens in ids)
     if cut:

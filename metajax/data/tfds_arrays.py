@@ -46,6 +46,8 @@ class Dataset(NamedTuple):
         archives; images are given as `as_png` makes them.
       names: `(*paths) -> {feature: names}`, reads all archives for the names of labels
         that the catalogue's builder leaves open.
+      digests: label feature to the `names_digest` of its names, which are a file of
+        their own: with two of its lines swapped, classes change places unnoticed.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Dataset(NamedTuple):
     files: Mapping[str, Sequence[str]]
     examples: Callable[..., Iterator[tuple[Any, Record]]]
     names: Callable[..., Mapping[str, Sequence[str]]] = lambda *paths: {}
+    digests: Mapping[str, str] = {}
 
     @property
     def archives(self) -> list[str]:
@@ -119,7 +122,7 @@ def load(
     return cached(
         f"{dataset.name}-{dataset.version}-{variant}",
         _fingerprint(directory, splits),
-        lambda: _read(directory, splits, decode),
+        lambda: _read(dataset, directory, splits, decode),
     )
 
 
@@ -257,11 +260,15 @@ def _reachable(url: str, seconds: float = 3.0) -> bool:
 
 
 def _read(
-    directory: Path, splits: Sequence[str], decode: Callable[[Record], Record]
+    dataset: Dataset,
+    directory: Path,
+    splits: Sequence[str],
+    decode: Callable[[Record], Record],
 ) -> Arrays:
     import tensorflow_datasets as tfds
 
     try:
+        _check_features(directory / "features.json")
         builder = tfds.builder_from_directory(os.fspath(directory))
         infos = [builder.info.splits[split] for split in splits]
     except Exception as error:
@@ -275,7 +282,33 @@ def _read(
     for feature, kind in builder.info.features.items():
         if isinstance(kind, tfds.features.ClassLabel) and kind.names:
             arrays[f"names/{feature}"] = np.array(kind.names)
+    for feature, digest in dataset.digests.items():
+        if names_digest(arrays.get(f"names/{feature}", [])) != digest:
+            fault = f"its names are not those of {dataset.name} {dataset.version}"
+            raise _damaged(directory / f"{feature}.labels.txt", fault)
     return arrays
+
+
+def names_digest(names: Sequence[str]) -> str:
+    """Tells class names in another order, or other ones; 16 hexadecimal digits."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def _check_features(path: Path) -> None:
+    """Refuses modules of others, since TFDS imports whatever a class of features names.
+
+    Features as text within the text could name some as well; no data set here has them.
+    """
+
+    def check(pairs: dict) -> None:
+        named = [pairs.get(k) for k in ("pythonClassName", "python_class_name", "type")]
+        for name in named:
+            if isinstance(name, str) and not name.startswith("tensorflow_datasets."):
+                raise ValueError(f"{name} is not of tensorflow_datasets")
+        if pairs.keys() & {"jsonFeature", "json_feature"}:
+            raise ValueError("features in a form that is not read here")
+
+    json.loads(path.read_text("utf-8"), object_hook=check)
 
 
 def _records(builder, info) -> Iterator[Record]:
@@ -313,7 +346,11 @@ def _damaged(path: os.PathLike, fault: str) -> DataError:
 
 def _fingerprint(directory: Path, splits: Sequence[str]) -> str:
     """Tells data that was prepared or replaced since from what a cache was made of."""
-    files = sorted((f.name, f.stat()) for f in os.scandir(directory))
-    listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
+    listing = []
+    for path in sorted(directory.iterdir()):
+        stat = path.stat()
+        text = path.suffix in (".json", ".txt")
+        content = path.read_bytes().hex() if text else stat.st_mtime_ns
+        listing.append((path.name, stat.st_size, content))
     text = json.dumps([_CACHE_FORMAT, list(splits), listing])
     return hashlib.sha256(text.encode()).hexdigest()

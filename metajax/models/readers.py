@@ -8,7 +8,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Calibrated, Masked, Model, Params, PyTree
+from metajax.base import (
+    Calibrated,
+    Masked,
+    Model,
+    Params,
+    PyTree,
+    without_padding,
+)
 from metajax.models.transformer import Block, KeysAndValues
 
 
@@ -253,13 +260,13 @@ def from_reader(module: nn.Module) -> Model:
         return module.apply(variables, params.statistics, inputs, method="answer")
 
     def _examples(inputs: PyTree) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Features, targets as vectors, zero where there is padding, and the mask."""
+        """Features, targets as vectors, both zero where there is padding, and the mask."""
         inputs, mask = inputs if isinstance(inputs, Masked) else (inputs, None)
         features, targets = inputs
         if mask is None:
             mask = jnp.ones(len(features), bool)
         if jnp.issubdtype(targets.dtype, jnp.integer):
             targets = jax.nn.one_hot(targets, module.outputs, dtype=features.dtype)
-        return features, jnp.where(mask[:, None], targets, 0), mask
+        return *without_padding((features, targets), mask), mask
 
     return Model(init, apply, calibrate)

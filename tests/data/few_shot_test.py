@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.data.few_shot import FewShot, by_fraction, by_name, distinct, from_arrays
+from metajax.data.class_arrays import from_arrays
+from metajax.data.few_shot import FewShot, distinct
 from metajax.data.transforms import quarter_turns
 
 COUNTS = (4, 9, 4, 30, 5, 7)  # Examples a class.
@@ -99,13 +100,6 @@ def test_the_classes_of_a_task_are_of_one_group_and_equally_likely_within_it():
         expected[tuple(np.transpose(orders))] = NUM_TASKS / 2 / len(orders)
     assert pairs[expected == 0].sum() == 0
     _assert_uniform(pairs[expected > 0], expected[expected > 0])
-
-
-def test_groups_are_the_first_part_of_names():
-    names = ["b/c1", "a/c1/rot090", "b/c2", "plain"]
-    data = from_arrays(np.zeros((4, 1)), np.arange(4), names)
-    assert data.groups == ("b", "a", "b", "plain")
-    assert data.take([1, 0]).groups == ("a", "b")
 
 
 def test_labels_number_the_classes_in_every_order_equally_often():
@@ -251,75 +245,6 @@ def test_distinct_reaches_all_of_a_large_range():
     _assert_uniform(quarters, 50)
 
 
-def test_from_arrays_groups_examples_by_sorted_label():
-    data = from_arrays(np.arange(5.0)[:, None], ["b", "a", "c", "a", "b"])
-    assert data.names == ("a", "b", "c") and data.num_classes == 3
-    assert data.counts.tolist() == [2, 2, 1]
-    groups = [row[:n].tolist() for row, n in zip(data.rows, data.counts)]
-    assert groups == [[1, 3], [0, 4], [2]]
-
-
-def test_integer_labels_index_the_names_and_need_not_be_contiguous_without():
-    inputs = np.zeros((4, 1))
-    assert from_arrays(inputs, [1, 0, 1, 1], ["x", "y"]).names == ("x", "y")
-    assert from_arrays(inputs, [7, 3, 7, 7]).names == ("3", "7")
-
-
-def test_take_keeps_the_given_order():
-    data, classes = _self_naming()
-    part = data.take([3, 0])
-    assert part.names == ("3", "0") and part.counts.tolist() == [30, 4]
-    assert set(part.rows[1, :4].tolist()) == set(np.flatnonzero(classes == 0))
-
-
-def _many_classes(num=100):
-    names = [f"c{i:03}" for i in range(num)]
-    return from_arrays(np.arange(num, dtype=np.int32)[:, None], np.arange(num), names)
-
-
-@pytest.mark.parametrize(
-    "num, fractions, sizes",
-    [
-        (100, [0.64, 0.16, 0.2], [64, 16, 20]),
-        (10, [1 / 3, 1 / 3, 1 / 3], [3, 4, 3]),
-        (7, [0.5, 0.5], [4, 3]),
-        (5, [1.0], [5]),
-    ],
-)
-def test_by_fraction_deals_every_class_to_one_part(num, fractions, sizes):
-    data = _many_classes(num)
-    parts = by_fraction(data, fractions)
-    assert [part.num_classes for part in parts] == sizes
-    dealt = [name for part in parts for name in part.names]
-    assert sorted(dealt) == list(data.names)
-    for part in parts:  # The examples are those of the named classes.
-        examples = part.inputs[part.rows[:, 0], 0]
-        assert [f"c{i:03}" for i in examples.tolist()] == list(part.names)
-
-
-def test_by_fraction_is_fixed_by_its_seed():
-    def names(seed):
-        return [part.names for part in by_fraction(_many_classes(), [0.8, 0.2], seed)]
-
-    assert names(0) == names(0) != names(1)
-    first_half = tuple(f"c{i:03}" for i in range(80))
-    assert names(0)[0] != first_half and names(1)[0] != first_half
-
-
-def test_the_parts_of_seed_zero_are_the_same_on_every_machine():
-    part = by_fraction(_many_classes(10), [0.7, 0.3])[1]
-    assert part.names == ("c000", "c001", "c008")
-
-
-def test_by_name_takes_a_list_or_a_file_of_names_in_their_order(tmp_path):
-    file = tmp_path / "names.txt"
-    file.write_text("c007\n\nc002\n")
-    for names in (["c007", "c002"], file, str(file)):
-        part = by_name(_many_classes(), names)
-        assert part.names == ("c007", "c002")
-        assert part.inputs[part.rows[:, 0], 0].tolist() == [7, 2]
-
-
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -348,43 +273,3 @@ def test_by_name_takes_a_list_or_a_file_of_names_in_their_order(tmp_path):
 def test_a_task_that_the_data_cannot_give_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         _sampler(**options)
-
-
-@pytest.mark.parametrize(
-    "inputs, labels, names, message",
-    [
-        (np.zeros((3, 1)), [0, 1], None, r"got inputs \(3, 1\) and labels \(2,\)"),
-        (np.zeros((2, 1)), [[0], [1]], None, r"labels \(2, 1\)"),
-        (np.zeros((0, 1)), [], None, r"labels \(0,\)"),
-        (np.array([[0.0], [np.nan]]), [0, 1], None, "NaN, infinite"),
-        (np.array([[0.0], [np.inf]]), [0, 1], None, "NaN, infinite"),
-        (np.zeros((2, 1)), [0, 2], ["a", "b"], "label 2 has no name; 2 were given"),
-        (np.zeros((2, 1)), [0, 2], ["a", "b", "c", "d"], "no example of class b, d"),
-    ],
-)
-def test_arrays_that_make_no_classes_are_refused(inputs, labels, names, message):
-    with pytest.raises(ValueError, match=message):
-        from_arrays(inputs, labels, names)
-
-
-@pytest.mark.parametrize("fractions", [[0.5, 0.4], [0.7, 0.7], [1.2, -0.2], [1.0, 0.0]])
-def test_fractions_that_do_not_divide_the_whole_are_refused(fractions):
-    with pytest.raises(ValueError, match="positive and sum to 1: got"):
-        by_fraction(_many_classes(), fractions)
-
-
-def test_fractions_that_leave_a_part_empty_are_refused():
-    with pytest.raises(ValueError, match="2 classes are too few for the fractions"):
-        by_fraction(_many_classes(2), [0.8, 0.1, 0.1])
-
-
-def test_unknown_names_are_refused_with_some_that_are_known():
-    with pytest.raises(ValueError, match=r"class b, z: the 2 classes.*are a, c\."):
-        by_name(from_arrays(np.zeros((2, 1)), ["a", "c"]), ["a", "b", "z"])
-    with pytest.raises(ValueError, match=r"the 100 classes .*c008, c009 \.\.\.\."):
-        by_name(_many_classes(), ["nobody"])
-
-
-def test_a_class_named_twice_is_refused():
-    with pytest.raises(ValueError, match="named twice"):
-        by_name(_many_classes(), ["c001", "c002", "c001"])

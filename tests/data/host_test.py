@@ -86,6 +86,52 @@ def test_tasks_that_differ_in_shape_are_refused():
         mj.data.FromHost(ragged)
 
 
+def _task(inputs, targets=None):
+    targets = np.zeros(4) if targets is None else targets
+    return mj.Task(mj.Batch(inputs, targets), mj.Batch(np.zeros((4, 1)), np.zeros(4)))
+
+
+@pytest.mark.parametrize(
+    "task, message",
+    [
+        (
+            _task(np.zeros((4, 1)), np.full(4, 2**31)),
+            r"support.targets holds 2147483648",
+        ),
+        (_task(np.full((4, 1), 1e39)), "support.inputs holds 1e.39, too large"),
+        (_task(1.7e9 + np.arange(4)[:, None] / 2), "support.inputs holds different"),
+        (_task(np.ma.array(np.zeros(4), mask=[0, 0, 0, 1])), "support.inputs.*masked"),
+        (_task(np.array(list("abcd"))), "support.inputs must be numbers: got <U1"),
+    ],
+)
+def test_values_that_the_device_would_change_are_refused(task, message):
+    with pytest.raises(ValueError, match=message):
+        mj.data.FromHost(lambda random: task)
+
+
+def test_values_of_either_byte_order_and_of_64_bits_are_kept():
+    inputs = np.array(
+        [[-np.inf], [np.nan], [3], [-4]], ">f8"
+    )  # Padding holds anything.
+    task = mj.data.FromHost(lambda random: _task(inputs, np.arange(4, dtype=">i8")))
+    support = task(jax.random.key(0)).support
+    np.testing.assert_array_equal(support.inputs, inputs)
+    np.testing.assert_array_equal(support.targets, np.arange(4))
+
+
+def test_a_later_task_that_does_not_fit_is_refused():
+    def label(random):
+        return _task(np.zeros((4, 1)), np.full(4, 2**31 * (random.random() > 0.9)))
+
+    draws = [np.random.default_rng([s]).random() > 0.9 for s in (0, 1)]
+    assert not any(draws)
+    sampler = mj.data.FromHost(label)
+    with pytest.raises(Exception, match="support.targets holds 2147483648"):
+        jax.block_until_ready(
+            jax.vmap(sampler)(jax.random.split(jax.random.key(0), 99))
+        )
+
+
 def test_no_thread_is_refused():
     with pytest.raises(ValueError, match="num_threads must be at least 1"):
         mj.data.FromHost(make, num_threads=0)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from metajax.base import Batch, Task
-from metajax.data.few_shot import FewShot, from_arrays
+from metajax.data.class_arrays import from_arrays
+from metajax.data.few_shot import FewShot
 from metajax.data.ragged import Ragged, check_support
 
 NUM_TASKS = 3000

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+import unicodedata
 import zlib
 
 import numpy as np
 import pytest
 
-from metajax.data.few_shot import from_arrays
+from metajax.data.class_arrays import from_arrays
 from metajax.data.text import from_texts, idf, ngrams, split_words, words
 
 
@@ -31,6 +32,63 @@ def _id(token, vocabulary=8192):
 )
 def test_words_are_runs_of_letters_in_lower_case(text, expected):
     assert split_words(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0926\u093f\u0928",  # Hindi: a vowel sign that stands before its letter.
+        "\u0926\u093e\u0928",
+        "\u0995\u09cd\u09b7\u09c1\u09a6\u09cd\u09b0",  # Bangla: letters joined.
+        "\u09b0\u200d\u09cd\u09af\u09be\u09ac",  # With a joiner before a mark.
+        "\u0ba4\u0bae\u0bbf\u0bb4\u0bcd",  # Tamil: a letter without its vowel.
+        "\u0643\u064e\u062a\u064e\u0628\u064e",  # Arabic and Hebrew, vocalised.
+        "\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd",
+        "\u0e17\u0e35\u0e48",  # Thai: a vowel and a tone above.
+        "\u1eb9\u0300k\u1ecd\u0301",  # Yoruba: no letter of its own for both.
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian: a non-joiner.
+        "\u0d28\u0d4d\u200d\u0d2e",  # Malayalam: a joiner.
+    ],
+)
+def test_letters_keep_their_marks_and_joiners(text):
+    assert split_words(f"{text}, {text}!") == [text, text]
+    assert split_words(unicodedata.normalize("NFD", text)) == [text]
+    bare = "".join(c for c in text if unicodedata.category(c)[0] == "L")
+    assert split_words(bare) == [bare] != [text]
+
+
+def test_marks_and_joiners_alone_are_no_words():
+    assert split_words("\u0301 \u200d \u093f \u2764\ufe0f") == []
+    assert split_words("a\u200c b\u200d") == ["a", "b"]
+
+
+def test_one_spelling_is_one_word_in_every_form():
+    forms = {
+        f: unicodedata.normalize(f, "\u00c9t\u00e9 \u0130") for f in ("NFC", "NFD")
+    }
+    assert forms["NFC"] != forms["NFD"]
+    (found,) = {tuple(split_words(text)) for text in forms.values()}
+    assert found == ("\u00e9t\u00e9", "i\u0307")
+    assert split_words("\u03aa\u0301") == split_words("\u0390") == ["\u0390"]
+
+
+def test_runs_of_characters_keep_letters_whole():
+    """Two letters, the first with its vowel sign, have three runs of two with spaces."""
+    runs = ["c \u0926\u093f", "c\u0926\u093f\u0928", "c\u0928 "]
+    encoded = ngrams(words=(), characters=(2,))("\u0926\u093f\u0928")
+    assert encoded == list(map(_id, runs))
+    letters = ["c ", "c\u09b0\u200d\u09cd", "c\u09af", "c "]  # With a joiner between.
+    encoded = ngrams(words=(), characters=(1,))("\u09b0\u200d\u09cd\u09af")
+    assert encoded == list(map(_id, letters))
+
+
+def test_characters_tell_apart_what_is_written_without_spaces():
+    texts = ["\u6211\u8981\u53bb\u5317\u4eac", "\u6211\u8981\u53bb\u4e0a\u6d77"]
+    assert len(words()(texts[0])) == 1
+    first, second = (set(ngrams(words=(), characters=(1, 2))(text)) for text in texts)
+    shared = ["c ", "c\u6211", "c\u8981", "c\u53bb", "c \u6211", "c\u6211\u8981"]
+    shared += ["c\u8981\u53bb"]
+    assert first & second == set(map(_id, shared)) and first != second
 
 
 def test_words_are_hashed_in_order():
@@ -90,6 +148,7 @@ def test_texts_that_are_too_long_are_cut_with_one_warning(caplog):
         (["a", ""], [0, 1], {}, "text 1, '', has no token: remove it"),
         (["...", "b"], [0, 1], {}, r"text 0, '\.\.\.', has no token"),
         (["a", None], [0, 1], {}, "needs strings: text 1 is None"),
+        (["!", "b", "?"], [0, 1, 0], {}, "text 0, '!', has.*text 2, .*: remove them"),
         (["a", "b"], [0], {}, r"one label an example: got inputs \(2, 1\).*\(1,\)"),
         ([], [], {}, r"one label an example: got inputs \(0, 1\)"),
         (["a", "b"], [0, 2], {"names": ["x", "y"]}, "label 2 has no name"),

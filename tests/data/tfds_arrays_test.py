@@ -168,8 +168,8 @@ def flip(directory):
     (directory / SHARD).write_bytes(content)
 
 
-def edit_info(directory, old, new):
-    info = directory / "dataset_info.json"
+def edit_info(directory, old, new, file="dataset_info.json"):
+    info = directory / file
     text = info.read_text()
     assert old in text
     info.write_text(text.replace(old, new))
@@ -195,6 +195,54 @@ def test_damage_names_file_and_remedy(copied, damage, file):
     directory = copied / "omniglot" / "3.0.0"
     damage(directory)
     fails(lambda: load(copied), file, str(directory), "prepare")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [lines[1], lines[0], *lines[2:]],
+        lambda lines: lines[: len(lines) // 2],
+        lambda lines: [*lines[:-1], lines[-1][:-1]],
+        lambda lines: [],
+        lambda lines: None,
+    ],
+)
+@pytest.mark.parametrize("feature", ["label", "alphabet"])
+def test_class_names_that_have_changed_are_refused(copied, feature, damage):
+    """Swapped lines, which move classes between splits, even at the same size and time."""
+    file = copied / "omniglot" / "3.0.0" / f"{feature}.labels.txt"
+    load(copied)
+    stat, lines = file.stat(), damage(file.read_text().splitlines())
+    if lines is None:
+        file.unlink()
+    else:
+        file.write_text("".join(f"{line}\n" for line in lines))
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    fails(lambda: load(copied), str(file.parent), "restore that file", "prepare")
+
+
+FEATURES = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+
+
+@pytest.mark.parametrize("module", ["not_ours", "tensorflow_datasets_not_ours"])
+def test_no_module_is_imported_that_a_data_set_names(copied, monkeypatch, module):
+    """In any of the forms in which TFDS takes the class of a feature."""
+    (copied / f"{module}.py").write_text("")
+    monkeypatch.syspath_prepend(copied)
+    path, foreign = copied / "omniglot" / "3.0.0" / "features.json", f"{module}.Text"
+    old = {"type": foreign, "content": {}}
+    text = {"json": json.dumps({"x": old})}
+    for features in (
+        {"pythonClassName": foreign, "text": {}},
+        {"python_class_name": foreign, "text": {}},
+        old,
+        {"type": FEATURES, "content": {"x": old}},
+        {"pythonClassName": FEATURES, "jsonFeature": text},
+        {"pythonClassName": FEATURES, "json_feature": text},
+    ):
+        path.write_text(json.dumps(features))
+        fails(lambda: load(copied), "features.json", "prepare")
+        assert module not in sys.modules
 
 
 # Preparing.

@@ -68,8 +68,8 @@ def test_padding_anywhere_is_as_if_absent(name):
         : LENGTH if name == "causal" else 9
     ]
     real = mask.sum()
-    features = np.full((len(mask), FEATURES), 9, np.float32)
-    labels = np.zeros(len(mask), np.int32)
+    features = np.full((len(mask), FEATURES), np.nan, np.float32)
+    labels = np.full(len(mask), 99, np.int32)
     features[mask], labels[mask] = FEATURES_READ[:real], LABELS[:real]
     padded = _answer(name, Masked((features, labels), mask), ASKED)
     absent = _answer(name, (FEATURES_READ[:real], LABELS[:real]), ASKED)
