@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metajax import contracts, heads, trees
@@ -19,6 +20,27 @@ from metajax.base import (
     PyTree,
     without_padding,
 )
+
+
+class Scaled(NamedTuple):
+    """What is meta-learned where a head's outputs are no logits yet."""
+
+    params: Params  # Of the embedding.
+    log_scale: jax.Array  # Logarithm of what the outputs are multiplied by.
+
+
+def scaled_init(model: Model, scale: float) -> Callable[[Key, PyTree], Scaled]:
+    """`Scaled` params to start from, `(key, inputs) -> Scaled`.
+
+    Raises:
+      ValueError: if the scale is not positive.
+    """
+    if not scale > 0:
+        raise ValueError(
+            f"scale must be positive, since its logarithm is: got {scale}."
+        )
+    log_scale = np.float32(np.log(scale))
+    return lambda key, inputs: Scaled(model.init(key, inputs), jnp.asarray(log_scale))
 
 
 def adapting_params(

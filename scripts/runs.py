@@ -90,20 +90,20 @@ RUNS = [
     Run(
         "omniglot_5way_1shot_reptile_fresh",
         preset="omniglot_5way_1shot_reptile",
-        flags=("--nokeep_inner_state",),
+        flags=(
+            "--nokeep_inner_state",
+            "--shots=15",
+            "--inner_batch=25",
+            "--inner_steps=3",
+            "--num_tasks=10",
+            "--eval_inner_steps=0,3,5",
+            "--select_inner_steps=5",
+        ),
     ),
     Run(
         "omniglot_5way_1shot_reptile_small_batches",
         preset="omniglot_5way_1shot_reptile",
-        flags=(
-            "--nokeep_inner_state",
-            "--shots=10",
-            "--inner_batch=10",
-            "--inner_steps=5",
-            "--num_tasks=5",
-            "--eval_inner_steps=0,5,50",
-            "--select_inner_steps=50",
-        ),
+        flags=("--nokeep_inner_state",),
     ),
     Run(
         "omniglot_5way_1shot_reptile_inductive",

@@ -7,22 +7,12 @@ Chen, Liu, Xu, Darrell, Wang 2021, "Meta-Baseline: Exploring Simple Meta-Learnin
 Few-Shot Learning", arXiv 2003.04390, section 3.
 """
 
-import math
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from metajax import heads
-from metajax.base import Key, MetaLearner, Model, Params, PyTree
-from metajax.learners import fitting_head
-
-
-class Scaled(NamedTuple):
-    """What is meta-learned: an embedding, and how much cosines count."""
-
-    params: Params
-    log_scale: jax.Array
+from metajax.base import MetaLearner, Model
+from metajax.learners import Scaled, fitting_head, scaled_init
 
 
 def meta_baseline(model: Model, ways: int, *, scale: float = 10.0) -> MetaLearner:
@@ -35,17 +25,12 @@ def meta_baseline(model: Model, ways: int, *, scale: float = 10.0) -> MetaLearne
       scale: what cosines are multiplied by at first; it is learned.
 
     Returns:
-      A meta-learner whose meta-parameters are `Scaled`, and whose adapted ones are
+      A meta-learner whose meta-parameters are `learners.Scaled`, and whose adapted ones are
       `learners.Fitted` with the means. Its outputs are logits, `[queries, ways]`.
 
     Raises:
       ValueError: if the scale is not positive.
     """
-    if not scale > 0:
-        raise ValueError(f"meta_baseline: scale must be positive: got {scale}.")
-
-    def init(key: Key, inputs: PyTree) -> Scaled:
-        return Scaled(model.init(key, inputs), jnp.float32(math.log(scale)))
 
     def fit(meta: Scaled, features: jax.Array, members: jax.Array) -> jax.Array:
         del meta
@@ -54,4 +39,4 @@ def meta_baseline(model: Model, ways: int, *, scale: float = 10.0) -> MetaLearne
     def logits(meta: Scaled, means: jax.Array, features: jax.Array) -> jax.Array:
         return jnp.exp(meta.log_scale) * heads.cosines(features, means)
 
-    return fitting_head(model, ways, fit, logits, init)
+    return fitting_head(model, ways, fit, logits, scaled_init(model, scale))

@@ -8,23 +8,16 @@ Lee, Maji, Ravichandran, Soatto 2019, "Meta-Learning with Differentiable Convex
 Optimization", arXiv 1904.03758, section 3.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from metajax import heads
-from metajax.base import Key, MetaLearner, Model, Params, PyTree
-from metajax.learners import fitting_head
+from metajax.base import MetaLearner, Model
+from metajax.learners import Scaled, fitting_head, scaled_init
 
 _HEADS = {"logistic": heads.logistic, "svm": heads.support_vectors}
-
-
-class Scaled(NamedTuple):
-    """What is meta-learned: an embedding, and how much its classifier's outputs count."""
-
-    params: Params
-    log_scale: jax.Array
 
 
 def metaoptnet(
@@ -44,7 +37,7 @@ def metaoptnet(
         `heads.support_vectors`, which needs `pip install 'metajax[svm]'`.
 
     Returns:
-      A meta-learner whose meta-parameters are `Scaled`, and whose adapted ones are
+      A meta-learner whose meta-parameters are `learners.Scaled`, and whose adapted ones are
       `learners.Fitted` with the weights. Its outputs are logits, `[queries, ways]`.
 
     Raises:
@@ -61,9 +54,6 @@ def metaoptnet(
             f"metaoptnet: regularization must be positive: got {regularization}."
         )
 
-    def init(key: Key, inputs: PyTree) -> Scaled:
-        return Scaled(model.init(key, inputs), jnp.float32(0))
-
     def fit(meta: Scaled, features: jax.Array, members: jax.Array) -> jax.Array:
         del meta
         return _HEADS[head](features, members, regularization)
@@ -71,4 +61,4 @@ def metaoptnet(
     def logits(meta: Scaled, weights: jax.Array, features: jax.Array) -> jax.Array:
         return jnp.exp(meta.log_scale) * (features @ weights)
 
-    return fitting_head(model, ways, fit, logits, init)
+    return fitting_head(model, ways, fit, logits, scaled_init(model, 1.0))

@@ -20,6 +20,7 @@ class Conv4(nn.Module):
     normalization: layers.Normalization
     head_std: float | None
     warp: bool
+    final_relu: bool
 
     @nn.compact
     def __call__(
@@ -44,7 +45,8 @@ class Conv4(nn.Module):
                 hidden = _modulate(
                     hidden, layers.Dense(2 * self.width, name="film")(context[None])
                 )
-            hidden = nn.relu(hidden)
+            if block < 3 or self.final_relu:
+                hidden = nn.relu(hidden)
             if self.warp:
                 hidden = layers.Conv(self.width, name=f"Warp_{block}")(hidden)
             if pool:
@@ -81,6 +83,7 @@ def conv4(
     normalization: layers.Normalization = "transductive",
     head_std: float | None = None,
     warp: bool = False,
+    final_relu: bool = True,
 ) -> Model:
     """Conv4: four 3x3 convolutions, each normalised, ReLU, and halved in size.
 
@@ -97,6 +100,8 @@ def conv4(
         LeCun's, `1 / sqrt(features)`, if None.
       warp: whether a further 3x3 convolution, "Warp_0" and so on, follows each ReLU, for
         `warpgrad`.
+      final_relu: whether features of the last block are cut off at 0, which takes half of
+        the directions from a head that is fitted to them.
 
     Returns:
       A model from images `[examples, height, width, channels]` to logits
@@ -123,4 +128,5 @@ def conv4(
     if width < 1 or (ways is not None and ways < 1):
         raise ValueError(f"conv4: ways and width must be positive: {ways}, {width}.")
     layers.check_normalization(normalization)
-    return from_linen(Conv4(ways, width, downsample, normalization, head_std, warp))
+    module = Conv4(ways, width, downsample, normalization, head_std, warp, final_relu)
+    return from_linen(module)

@@ -211,3 +211,18 @@ def test_without_ways_the_outputs_are_what_the_head_takes(downsample):
 def test_zero_ways_are_refused():
     with pytest.raises(ValueError, match="positive: 0, 64"):
         conv4(0)
+
+
+def test_without_the_final_relu_features_may_be_negative():
+    images = np.random.default_rng(0).normal(size=(4, 16, 16, 1)).astype(np.float32)
+    cut, whole = (
+        mj.models.conv4(None, width=3, downsample="pool", final_relu=final_relu)
+        for final_relu in (True, False)
+    )
+    params = jax.jit(cut.init)(jax.random.key(0), images)
+    features = jax.jit(whole.apply)(params, images)
+    assert np.min(features) < 0
+    # The greatest of a pool is cut off as each of it is.
+    np.testing.assert_array_equal(
+        jax.nn.relu(features), jax.jit(cut.apply)(params, images)
+    )
