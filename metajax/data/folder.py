@@ -1,6 +1,5 @@
-"""Your own data: a folder of images, an npz file of arrays, or a CSV file of texts."""
+"""Your own data: a folder of images, or an npz file of arrays."""
 
-import csv
 from pathlib import Path
 import zipfile
 
@@ -8,7 +7,6 @@ import numpy as np
 from PIL import Image
 
 from metajax.data.class_arrays import ClassArrays, from_arrays
-from metajax.data.text import Encode, from_texts
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
@@ -78,39 +76,5 @@ def from_npz(path: str | Path) -> ClassArrays:
         raise ValueError(
             f"{path} must be an npz file with arrays inputs and labels: {error}"
         ) from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def from_csv(
-    path: str | Path, *, encode: Encode, length: int | None = None
-) -> ClassArrays:
-    """Texts from a CSV file whose first line names columns `text` and `label`.
-
-    Args:
-      path: the file, in UTF-8, with commas between columns; others are ignored.
-      encode: from a text to its ids, such as `words()` or `ngrams()`.
-      length: ids kept of a text; as many as the longest has, if None.
-
-    Returns:
-      The texts as ids by class, as from `from_texts`.
-
-    Raises:
-      ValueError: if the file is not there, or lacks a column or a value.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
-    for line, row in enumerate(rows, start=2):
-        if not row.get("text") or not row.get("label"):
-            raise ValueError(
-                f"{path} must name columns text and label in its first line, and have "
-                f"both in every other: record {line} has not."
-            )
-    texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
-    try:
-        return from_texts(texts, labels, encode=encode, length=length)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -4,8 +4,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from metajax.data.folder import from_csv, from_folder, from_npz
-from metajax.data.text import words
+from metajax.data.folder import from_folder, from_npz
 
 
 def _save(path, colour, size=(6, 4), mode="RGB"):
@@ -129,33 +128,3 @@ def test_arrays_that_make_no_classes_are_refused_as_from_arrays_does(tmp_path):
     np.savez(tmp_path / "data.npz", inputs=np.full((2, 1), np.nan), labels=[0, 1])
     with pytest.raises(ValueError, match="NaN"):
         from_npz(tmp_path / "data.npz")
-
-
-def test_texts_come_from_the_columns_of_a_csv_file(tmp_path):
-    path = tmp_path / "texts.csv"
-    path.write_text(
-        '\ufefflabel,id,text\nhi,1,"hello, there"\nbye,2,see you\nhi,3,"good\nday"\n'
-    )
-    data = from_csv(path, encode=words(), length=3)
-    assert data.names == ("bye", "hi") and data.counts.tolist() == [1, 2]
-    hello = [*words()("hello there"), 0]
-    np.testing.assert_array_equal(np.asarray(data.inputs)[data.rows[1, 0]], hello)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("text,kind\nhello,a\n", "columns text and label"),
-        ("text,label\nhello,a\n,b\n", "record 3 has not"),
-        ("text,label\nhello,a\n!!,b\n", "has no token"),
-        ("text,label\n", "one label an example"),
-        (None, "cannot be read as CSV"),
-    ],
-)
-def test_bad_csv_files_are_refused_by_name(tmp_path, content, message):
-    path = tmp_path / "texts.csv"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(ValueError, match=message) as error:
-        from_csv(path, encode=words())
-    assert "texts.csv" in str(error.value)
