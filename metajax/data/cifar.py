@@ -7,11 +7,11 @@ import tarfile
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from metajax.data import tfds_arrays
 from metajax.data.class_arrays import ClassArrays, by_name, from_arrays
 from metajax.data.class_lists import class_list
+from metajax.data.images import open_image
 
 
 def _member(path: str, name: str) -> bytes:
@@ -135,7 +135,7 @@ def _few_shot(name: str, split: str, data_dir: str | os.PathLike | None) -> Clas
 
 
 def _decode(record: tfds_arrays.Record) -> tfds_arrays.Record:
-    image = Image.open(io.BytesIO(record["image"])).convert("RGB")
+    image = open_image(io.BytesIO(record["image"])).convert("RGB")
     return {"image": np.asarray(image), "label": record["label"]}
 
 

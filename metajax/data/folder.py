@@ -1,60 +1,123 @@
-"""Your own data: a folder of images, an npz file of arrays, or a CSV file of texts."""
+"""Your own data: a folder of images, or an npz file of arrays."""
 
-import csv
+import collections
+from collections.abc import Iterator
+import os
 from pathlib import Path
 import zipfile
 
+from absl import logging
 import numpy as np
-from PIL import Image
+from PIL import ImageColor
 
 from metajax.data.class_arrays import ClassArrays, from_arrays
-from metajax.data.text import Encode, from_texts
+from metajax.data.files import check_regular
+from metajax.data.images import read_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
 
-def from_folder(path: str | Path, *, size: int, grey: bool = False) -> ClassArrays:
-    """Images from a folder that has one folder a class, named as the class is.
+def from_folder(
+    path: str | Path, *, size: int, grey: bool = False, background: str = "white"
+) -> ClassArrays:
+    """Images from a folder of folders: a class is a folder that holds images.
+
+    It is named by its path, "alphabet/character" where classes lie in groups. Folders
+    within a class belong to it; hidden files and folders, whose names begin with a dot,
+    are passed over. Images are read as they are seen: upright, grey of 16 bits scaled
+    to 8, transparent parts laid over the background; of an animation the first frame.
 
     Args:
       path: the folder of class folders.
       size: images are resized to `size` by `size` pixels.
       grey: whether to read one channel instead of three.
+      background: a colour, as "white", "black" or "#808080".
 
     Returns:
       The images as uint8 `[examples, size, size, channels]`, by class.
 
     Raises:
-      ValueError: if there is no class folder, a class has no image, or a file is not an
-        image.
+      ValueError: if there is no class folder, one has no image, classes are divided
+        into training and test already, a file is not an image, or the colour is unknown.
     """
+    try:
+        colour = ImageColor.getrgb(background)[:3]
+    except ValueError as error:
+        raise ValueError(
+            f"background must be a colour, as white or #808080: got {background!r}."
+        ) from error
     root = Path(path)
-    entries = sorted(root.iterdir()) if root.is_dir() else []
-    folders = [f for f in entries if f.is_dir() and not f.name.startswith(".")]
-    if not folders:
+    classes = _class_folders(root) if root.is_dir() else {}
+    if not classes:
         raise ValueError(
             f"{root} has no class folders: put the images of each class in a folder of "
             "its own there."
         )
-    images, labels = [], []
-    for label, folder in enumerate(folders):
-        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
-        if not files:
+    images = [
+        read_image(file, size, grey=grey, background=colour)
+        for files in classes.values()
+        for file in files
+    ]
+    labels = np.repeat(np.arange(len(classes)), list(map(len, classes.values())))
+    names = [folder.relative_to(root).as_posix() for folder in classes]
+    return from_arrays(np.stack(images), labels, names)
+
+
+def _class_folders(root: Path) -> dict[Path, list[Path]]:
+    """The images of each class folder, in the order of their paths."""
+    classes, owners, others = {}, {}, []
+    for folder, files in _folders(root):
+        images = [file for file in files if file.suffix.lower() in SUFFIXES]
+        others += [file for file in files if file.suffix.lower() not in SUFFIXES]
+        # The class folder that this one is, or is within.
+        owner = owners.get(folder.parent) or (images and folder != root and folder)
+        owners[folder] = owner or None
+        if owner:
+            classes.setdefault(owner, []).extend(images)
+            if images and owner != folder:
+                logging.warning("Images in %s are taken for class %s.", folder, owner)
+        else:
+            others += images
+    needed = {root, *(parent for folder in classes for parent in folder.parents)}
+    for folder, owner in owners.items():
+        if not owner and folder not in needed:
             raise ValueError(f"Class folder {folder} has no image {SUFFIXES}.")
-        images += [_read(file, size, grey) for file in files]
-        labels += [label] * len(files)
-    return from_arrays(np.stack(images), labels, [folder.name for folder in folders])
+    if others:
+        kinds = collections.Counter(file.suffix or file.name for file in others)
+        logging.warning(
+            "%d files in %s are left out, being no %s in a class folder: %s.",
+            *(len(others), root, ", ".join(SUFFIXES)),
+            ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()),
+        )
+    return {folder: sorted(files) for folder, files in sorted(classes.items())}
 
 
-def _read(file: Path, size: int, grey: bool) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            image = image.convert("L" if grey else "RGB").resize((size, size))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{file} cannot be read as an image; remove or replace it."
-        ) from error
-    return np.asarray(image).reshape(size, size, -1)
+def _folders(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """A folder and all below it, each with its files, without what is hidden."""
+    seen = set()
+    for path, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(path)
+        if real in seen:
+            raise ValueError(
+                f"{path} leads to images that are there already: remove it."
+            )
+        seen.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        parts = sorted(name for name in subfolders if name.lower() in _PARTS)
+        if len(parts) > 1:
+            raise ValueError(
+                f"{path} is divided into {', '.join(parts)}: name one of them as the "
+                "folder, or put the folders of all classes side by side."
+            )
+        yield (
+            Path(path),
+            [Path(path, name) for name in files if not name.startswith(".")],
+        )
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
 
 def from_npz(path: str | Path) -> ClassArrays:
@@ -70,6 +133,7 @@ def from_npz(path: str | Path) -> ClassArrays:
     Raises:
       ValueError: if the file is not there or lacks an array.
     """
+    check_regular(path)
     try:
         with np.load(path) as file:
             names = file["names"] if "names" in file else None
@@ -78,39 +142,5 @@ def from_npz(path: str | Path) -> ClassArrays:
         raise ValueError(
             f"{path} must be an npz file with arrays inputs and labels: {error}"
         ) from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def from_csv(
-    path: str | Path, *, encode: Encode, length: int | None = None
-) -> ClassArrays:
-    """Texts from a CSV file whose first line names columns `text` and `label`.
-
-    Args:
-      path: the file, in UTF-8, with commas between columns; others are ignored.
-      encode: from a text to its ids, such as `words()` or `ngrams()`.
-      length: ids kept of a text; as many as the longest has, if None.
-
-    Returns:
-      The texts as ids by class, as from `from_texts`.
-
-    Raises:
-      ValueError: if the file is not there, or lacks a column or a value.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
-    for line, row in enumerate(rows, start=2):
-        if not row.get("text") or not row.get("label"):
-            raise ValueError(
-                f"{path} must name columns text and label in its first line, and have "
-                f"both in every other: record {line} has not."
-            )
-    texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
-    try:
-        return from_texts(texts, labels, encode=encode, length=length)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -7,10 +7,10 @@ import os
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from metajax.data import tfds_arrays
 from metajax.data.class_arrays import ClassArrays, from_arrays
+from metajax.data.images import open_image
 
 
 def _examples(
@@ -85,5 +85,5 @@ def mnist(
 
 
 def _decode(record: tfds_arrays.Record) -> tfds_arrays.Record:
-    image = Image.open(io.BytesIO(record["image"])).convert("L")
+    image = open_image(io.BytesIO(record["image"])).convert("L")
     return {"image": np.asarray(image)[..., None], "label": record["label"]}

@@ -36,6 +36,8 @@ def as_numbers(array: Any, name: str) -> np.ndarray:
         kept_type = jax.dtypes.canonicalize_dtype(_WIDEST[array.dtype.kind])
     with np.errstate(over="ignore"):
         kept = array.astype(kept_type, copy=False)
+    if kept is array:
+        return kept
     whole = array.dtype.kind in "iu"
     changed = kept != array if whole else np.isinf(kept) & ~np.isinf(array)
     if changed.any():

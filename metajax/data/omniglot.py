@@ -12,6 +12,7 @@ from PIL import Image
 from metajax.data import tfds_arrays
 from metajax.data.class_arrays import ClassArrays, from_arrays
 from metajax.data.class_lists import class_list
+from metajax.data.images import open_image
 
 
 def _drawings(path: str) -> Iterator[tuple[str, int, int, str]]:
@@ -156,7 +157,7 @@ def _rotate(images: np.ndarray, labels: np.ndarray, names: list[str]):
 
 def _decode(png: bytes, resize: str, size: int) -> np.ndarray:
     """One drawing as [size, size, 1] with ink = 255, which is black, 0, in the file."""
-    image = Image.open(io.BytesIO(png)).convert("L")
+    image = open_image(io.BytesIO(png)).convert("L")
     resampling = (
         Image.Resampling.LANCZOS if resize == "grey" else Image.Resampling.NEAREST
     )

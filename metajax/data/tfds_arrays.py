@@ -275,7 +275,7 @@ def _read(
         raise _damaged(directory / "features.json", str(error)) from error
     arrays = {}
     for info in infos:
-        records = [decode(record) for record in _records(builder, info)]
+        records = list(_records(builder, info, decode))
         for feature in records[0]:
             values = np.stack([record[feature] for record in records])
             arrays[f"{info.name}/{feature}"] = values
@@ -311,7 +311,7 @@ def _check_features(path: Path) -> None:
     json.loads(path.read_text("utf-8"), object_hook=check)
 
 
-def _records(builder, info) -> Iterator[Record]:
+def _records(builder, info, decode: Callable[[Record], Record]) -> Iterator[Record]:
     """All records of a split, shard by shard, so that a fault names its file."""
     from array_record.python import array_record_module
     import tensorflow_datasets as tfds
@@ -329,7 +329,8 @@ def _records(builder, info) -> Iterator[Record]:
             source = builder.as_data_source(
                 f"{info.name}[{shard}shard]", decoders=undecoded
             )
-            records = source.__getitems__(range(min(held, count) or count))
+            stored = source.__getitems__(range(min(held, count) or count))
+            records = [decode(record) for record in stored]
         except (RuntimeError, ValueError, IndexError) as error:
             raise _damaged(path, str(error)) from error
         if held != count:

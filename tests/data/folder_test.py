@@ -1,11 +1,13 @@
 """One's own data comes in as it lies on disk, or is refused by the name of the file."""
 
+import os
+import re
+
 import numpy as np
 from PIL import Image
 import pytest
 
-from metajax.data.folder import from_csv, from_folder, from_npz
-from metajax.data.text import words
+from metajax.data.folder import from_folder, from_npz
 
 
 def _save(path, colour, size=(6, 4), mode="RGB"):
@@ -81,6 +83,92 @@ def test_a_class_without_images_is_refused_by_name(root):
         from_folder(root, size=4)
 
 
+def _names(root, **options):
+    data = from_folder(root, size=2, grey=True, **options)
+    return dict(zip(data.names, data.counts.tolist()))
+
+
+def test_classes_in_groups_are_named_by_their_paths(tmp_path):
+    expected = {"Greek/alpha": 2, "Greek/beta": 1, "Latin/alpha": 3}
+    for path, count in expected.items():
+        for i in range(count):
+            _save(tmp_path / "top" / path / f"{i}.png", 0)
+    assert _names(tmp_path / "top") == expected
+    groups = from_folder(tmp_path / "top", size=2).groups
+    assert groups == ("Greek", "Greek", "Latin")
+    # One more folder on top is one more part of the names.
+    assert _names(tmp_path) == {f"top/{name}": n for name, n in expected.items()}
+
+
+def test_names_are_in_one_spelling(tmp_path):
+    _save(tmp_path / "cafe\u0301" / "1.png", 0)  # As some file systems store it.
+    assert _names(tmp_path) == {"caf\u00e9": 1}
+
+
+def test_what_is_hidden_is_nowhere(root):
+    before = _names(root)
+    for path in (".git/a", "zebra/.ipynb_checkpoints", "zebra/deeper/.thumbnails"):
+        _save(root / path / "1.png", 0)
+    _save(root / "ant" / "._only.png", 0)
+    assert _names(root) == before == {"ant": 1, "zebra": 3}
+
+
+def test_what_is_left_out_is_said(root, caplog):
+    for name in ("3.heic", "4.HEIC", "5.jfif", ".hidden"):
+        (root / "zebra" / name).write_bytes(b"")
+    _save(root / "preview.png", 0)
+    assert _names(root) == {"ant": 1, "zebra": 3}
+    nested, left = [record.getMessage() for record in caplog.records]
+    assert nested.endswith(f"{root}/zebra/deeper are taken for class {root}/zebra.")
+    assert f"6 files in {root} are left out" in left
+    kinds = {".heic 1", ".HEIC 1", ".jfif 1", ".txt 1", "README 1", ".png 1"}
+    assert set(left.partition("folder: ")[2].rstrip(".").split(", ")) == kinds
+
+
+@pytest.mark.parametrize("parts", ["train val test", "Training Testing", "dev test"])
+@pytest.mark.parametrize("above", ["", "images"])
+def test_classes_that_are_divided_already_are_refused(tmp_path, parts, above):
+    for part in parts.split():
+        _save(tmp_path / above / part / "cat" / "1.png", 0)
+    place = re.escape(str(tmp_path / above))
+    message = f"{place} is divided into {', '.join(sorted(parts.split()))}: name one"
+    with pytest.raises(ValueError, match=message):
+        _names(tmp_path)
+    part = parts.split()[0]
+    assert _names(tmp_path / above / part) == {"cat": 1}
+
+
+def test_a_class_may_be_called_test(tmp_path):
+    for name in ("test", "essay"):
+        _save(tmp_path / name / "1.png", 0)
+    assert _names(tmp_path) == {"essay": 1, "test": 1}
+
+
+def test_linked_classes_are_read_once(tmp_path):
+    _save(tmp_path / "store" / "cat" / "1.png", 0)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "cat").symlink_to(tmp_path / "store" / "cat")
+    assert _names(root) == {"cat": 1}
+    (root / "dog").symlink_to(tmp_path / "store" / "cat")
+    with pytest.raises(ValueError, match="leads to images that are there already"):
+        _names(root)
+    (root / "dog").unlink()
+    (tmp_path / "store" / "cat" / "loop").symlink_to(tmp_path / "store" / "cat")
+    with pytest.raises(ValueError, match="loop leads to images that are there already"):
+        _names(root)
+
+
+def test_transparent_parts_show_the_background_that_is_named(tmp_path):
+    _save(tmp_path / "class" / "a.png", (0, 0, 0, 0), mode="RGBA")
+    for background, value in (("white", 255), ("#808080", 128), ("black", 0)):
+        data = from_folder(tmp_path, size=2, background=background)
+        assert (np.asarray(data.inputs) == value).all()
+    assert (np.asarray(from_folder(tmp_path, size=2).inputs) == 255).all()
+    with pytest.raises(ValueError, match="background must be a colour.*got 'whitish'"):
+        from_folder(tmp_path, size=2, background="whitish")
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])
 def test_a_broken_image_is_refused_by_name(root, content):
     broken = root / "ant" / "broken.png"
@@ -131,31 +219,7 @@ def test_arrays_that_make_no_classes_are_refused_as_from_arrays_does(tmp_path):
         from_npz(tmp_path / "data.npz")
 
 
-def test_texts_come_from_the_columns_of_a_csv_file(tmp_path):
-    path = tmp_path / "texts.csv"
-    path.write_text(
-        '\ufefflabel,id,text\nhi,1,"hello, there"\nbye,2,see you\nhi,3,"good\nday"\n'
-    )
-    data = from_csv(path, encode=words(), length=3)
-    assert data.names == ("bye", "hi") and data.counts.tolist() == [1, 2]
-    hello = [*words()("hello there"), 0]
-    np.testing.assert_array_equal(np.asarray(data.inputs)[data.rows[1, 0]], hello)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("text,kind\nhello,a\n", "columns text and label"),
-        ("text,label\nhello,a\n,b\n", "record 3 has not"),
-        ("text,label\nhello,a\n!!,b\n", "has no token"),
-        ("text,label\n", "one label an example"),
-        (None, "cannot be read as CSV"),
-    ],
-)
-def test_bad_csv_files_are_refused_by_name(tmp_path, content, message):
-    path = tmp_path / "texts.csv"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(ValueError, match=message) as error:
-        from_csv(path, encode=words())
-    assert "texts.csv" in str(error.value)
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "data.npz")
+    with pytest.raises(ValueError, match="data.npz is not a regular file"):
+        from_npz(tmp_path / "data.npz")

@@ -14,6 +14,7 @@ from PIL import Image
 import pytest
 
 from metajax.data import tfds_arrays
+from metajax.data.images import open_image
 from metajax.data.mnist import DATASET as MNIST
 from metajax.data.omniglot import DATASET as OMNIGLOT
 from metajax.data.tfds_arrays import DataError
@@ -195,6 +196,13 @@ def test_damage_names_file_and_remedy(copied, damage, file):
     directory = copied / "omniglot" / "3.0.0"
     damage(directory)
     fails(lambda: load(copied), file, str(directory), "prepare")
+
+
+def test_an_image_that_is_none_names_its_file(copied):
+    def postscript(record):
+        return {"image": open_image(io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0"))}
+
+    fails(lambda: load(copied, decode=postscript), SHARD, "none of PNG", "prepare")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""Image files of others: as a viewer shows them, in 8 bits a channel, or refused."""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from metajax.data.files import check_regular
+
+# Pillow knows dozens more, of which some start programs: Ghostscript for PostScript.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
+MAX_PIXELS = 50_000_000  # Kilobytes may hold more, which would take gigabytes.
+_MODES = (
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+)
+
+
+def open_image(file: str | os.PathLike | BinaryIO) -> Image.Image:
+    """Opens an image of one of `FORMATS`, told by its content, within `MAX_PIXELS`.
+
+    Args:
+      file: the path, or the open file.
+
+    Returns:
+      The image, whose pixels are still to be read.
+
+    Raises:
+      ValueError: if the image is of another format, or has too many pixels.
+    """
+    too_many = f"more than {MAX_PIXELS} pixels"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(too_many) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"none of {', '.join(FORMATS)} by its content") from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ValueError(too_many)
+    return image
+
+
+def read_image(
+    file: str | Path, size: int, *, grey: bool, background: tuple[int, int, int]
+) -> np.ndarray:
+    """Reads an image as a viewer shows it: upright, its full range in 8 bits.
+
+    Args:
+      file: a regular file.
+      size: the image is resized to `size` by `size` pixels.
+      grey: whether to make one channel instead of three.
+      background: red, green and blue of what transparent parts are laid over.
+
+    Returns:
+      The pixels, `[size, size, channels]`, uint8; of an animation its first frame.
+
+    Raises:
+      ValueError: if the file is no such image, with its name.
+    """
+    check_regular(file)
+    try:
+        with open_image(file) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            shown = _over(_in_eight_bits(image), background)
+            shown = shown.convert("L" if grey else "RGB").resize((size, size))
+    except Exception as error:  # There is no telling what damage makes Pillow raise.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{file} cannot be read as an image ({reason}); remove or replace it."
+        ) from error
+    return np.asarray(shown).reshape(size, size, -1)
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Scales grey of 16 bits and of floats, which Pillow would clip at 255."""
+    tags = getattr(image, "tag_v2", {})  # TIFF's own: bits, and whether 0 is white.
+    if image.mode.startswith("I;16"):
+        full = 2 ** tags.get(258, (16,))[0] - 1
+    elif image.mode == "F":
+        full = 1
+    elif image.mode in _MODES:
+        return image
+    else:
+        raise ValueError(f"its mode {image.mode} has no known range: make it 8 bits")
+    values = np.asarray(image) / np.float32(full)
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise ValueError("its floating-point values are not all from 0 to 1")
+    if tags.get(262) == 0:
+        values = 1 - values
+    scaled = Image.fromarray(np.rint(255 * values).astype(np.uint8))
+    if "transparency" in image.info:  # The one value that is.
+        clear = np.asarray(image) == image.info["transparency"]
+        scaled.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def _over(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    ground = Image.new("RGBA", image.size, background)
+    return Image.alpha_composite(ground, image.convert("RGBA"))
