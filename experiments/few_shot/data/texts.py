@@ -8,14 +8,37 @@ from experiments.few_shot.data.encoding import (
 )
 from experiments.few_shot.data.own import CLASS_SPLIT, DATA_PATH, class_splits
 from experiments.few_shot.data.tasks import CLASSES
+from experiments.few_shot.flags import switch, text
 from experiments.few_shot.parts import Data
 
+TEXT_COLUMN = text("text_column", "text", "The column of your CSV file with texts.")
+LABEL_COLUMN = text("label_column", "label", "Its column with labels.")
+SKIP_BAD_ROWS = switch(
+    "skip_bad_rows", False, "Leave out rows that are no text with a label."
+)
 
-def make(*, data_path, class_split, encoding, vocabulary, text_length):
+
+def make(
+    *,
+    data_path,
+    class_split,
+    encoding,
+    vocabulary,
+    text_length,
+    text_column,
+    label_column,
+    skip_bad_rows,
+):
     import metajax as mj
 
-    encode = encoder(encoding, vocabulary)
-    data = mj.data.from_csv(data_path, encode=encode, length=text_length)
+    data = mj.data.from_csv(
+        data_path,
+        encode=encoder(encoding, vocabulary),
+        length=text_length,
+        text_column=text_column,
+        label_column=label_column,
+        skip_bad_rows=skip_bad_rows,
+    )
     return class_splits(data, class_split)
 
 
@@ -23,5 +46,8 @@ DATA = Data(
     "your own texts, a CSV file of texts and labels",
     make,
     CLASSES,
-    (DATA_PATH, CLASS_SPLIT, ENCODING, VOCABULARY, TEXT_LENGTH),
+    (
+        *(DATA_PATH, CLASS_SPLIT, ENCODING, VOCABULARY, TEXT_LENGTH),
+        *(TEXT_COLUMN, LABEL_COLUMN, SKIP_BAD_ROWS),
+    ),
 )
