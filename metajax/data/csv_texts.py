@@ -105,8 +105,9 @@ def _table(
         if all(names.count(column) == 1 for column in columns):
             return names, rows
     raise ValueError(
-        f"{path} must name columns {' and '.join(columns)} in its first line, each once, "
-        f"or name others by text_column and label_column: it is {''.join(lines[:1])[:80]!r}."
+        f"{path} must name columns {' and '.join(columns)} in its first line, each once; "
+        "name others by text_column and label_column. The line is "
+        f"{''.join(lines[:1])[:80]!r}."
     )
 
 
