@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import heads
+from metajax import contracts, heads
 from metajax.base import Key, Masked, MetaLearner, MetaParams, Model, Params, PyTree
 from metajax.learners import fitting_head
 
@@ -54,6 +54,7 @@ def matching_net(
     """
     if context is None:
         return fitting_head(model, ways, _voters, _votes)
+    contracts.check_models(*context)
     of_support, of_queries = context
 
     def init(key: Key, inputs: PyTree) -> Contextual:
