@@ -46,8 +46,8 @@ from metajax.learners import freeze as freeze
 from metajax.objectives import multi_step_loss as multi_step_loss
 from metajax.objectives import query_loss as query_loss
 from metajax.objectives import step_weights as step_weights
+from metajax.streams import draw_tasks as draw_tasks
 from metajax.training import TrainState as TrainState
-from metajax.training import draw_tasks as draw_tasks
 from metajax.training import init_state as init_state
 from metajax.training import scheduled_step as scheduled_step
 from metajax.training import train as train

@@ -16,10 +16,12 @@ from metajax.base import (
     Batch,
     Loss,
     MetaLearner,
+    MetaParams,
     Metrics,
     Model,
     Objective,
     PyTree,
+    Sampler,
     Task,
 )
 
@@ -31,30 +33,54 @@ def described(value: Any) -> str:
     return f"{value.dtype}[{','.join(map(str, value.shape))}]"
 
 
-def check_model(model: Model) -> None:
+def check_models(*models: Model) -> None:
     """Refuses what is not a `Model`, such as a module of a library."""
-    if not isinstance(model, Model):
+    for model in models:
+        if not isinstance(model, Model):
+            raise ValueError(
+                "A model must be a metajax.Model, such as models.mlp(...), "
+                "models.from_linen(module), models.from_nnx(build), or Model(init, apply) "
+                f"of two functions: got {described(model)}."
+            )
+
+
+def check_losses(*losses: Loss) -> None:
+    """Refuses what cannot be called with outputs, targets and a mask."""
+    for loss in losses:
+        if not _takes(loss, 3):
+            raise ValueError(
+                "A loss must be a function of (outputs, targets, mask), as those in "
+                f"metajax.losses are: got {_function(loss)}."
+            )
+
+
+def check_objective(objective: Objective) -> None:
+    """Refuses what cannot be called with a key, meta-parameters and a task."""
+    if not _takes(objective, 3):
         raise ValueError(
-            "A model must be a metajax.Model, such as models.mlp(...), models.from_linen("
-            "module), models.from_nnx(build), or Model(init, apply) of two functions: got "
-            f"{described(model)}."
+            "An objective must be a function of (key, meta, task), such as query_loss("
+            f"learner, loss): got {_function(objective)}."
         )
 
 
-def check_loss(loss: Loss) -> None:
-    """Refuses what cannot be called with outputs, targets and a mask."""
+def _takes(function: Any, number: int) -> bool:
+    """Whether it can be called with so many arguments, as far as Python knows."""
+    if not callable(function):
+        return False
     try:
-        if callable(loss):
-            inspect.signature(loss).bind(None, None, None)
-            return
-        found = described(loss)
+        inspect.signature(function).bind(*[None] * number)
     except TypeError:
-        found = f"{getattr(loss, '__name__', loss)}{inspect.signature(loss)}"
+        return False
     except ValueError:  # What is not written in Python may have no signature.
-        return
-    raise ValueError(
-        "A loss must be a function of (outputs, targets, mask), as those in "
-        f"metajax.losses are: got {found}."
+        pass
+    return True
+
+
+def _function(value: Any) -> str:
+    if not callable(value):
+        return described(value)
+    return (
+        f"{getattr(value, '__name__', type(value).__name__)}{inspect.signature(value)}"
     )
 
 
@@ -76,6 +102,15 @@ def check_learner(learner: MetaLearner) -> None:
         )
 
 
+def check_sampler(sampler: Sampler) -> None:
+    """Refuses what cannot draw tasks."""
+    if not callable(sampler):
+        raise ValueError(
+            "A sampler must be a function from a key to a Task, such as data.FewShot(...): "
+            f"got {described(sampler)}."
+        )
+
+
 def check_num_steps(num_steps: int) -> None:
     """Refuses a number of inner steps that is none."""
     try:
@@ -90,7 +125,7 @@ def check_num_steps(num_steps: int) -> None:
 def check_result(result: tuple[jax.Array, Metrics]) -> tuple[jax.Array, Metrics]:
     """What an objective has returned, if it is a loss and metrics."""
     pair = isinstance(result, tuple) and len(result) == 2
-    if pair and jnp.shape(result[0]) == () and isinstance(result[1], dict):
+    if pair and np.shape(result[0]) == () and isinstance(result[1], dict):
         return result
     found = f"({', '.join(map(described, result))})" if pair else described(result)
     raise ValueError(
@@ -101,7 +136,34 @@ def check_result(result: tuple[jax.Array, Metrics]) -> tuple[jax.Array, Metrics]
 
 def checked(objective: Objective) -> Objective:
     """An objective whose result is checked while it is traced."""
+    check_objective(objective)
     return lambda key, meta, task: check_result(objective(key, meta, task))
+
+
+def check_estimate(estimate: PyTree) -> PyTree:
+    """What an estimator has returned, if it is a loss, metrics and a gradient."""
+    if isinstance(estimate, tuple) and len(estimate) == 2:
+        if isinstance(estimate[0], tuple) and len(estimate[0]) == 2:
+            return estimate
+    raise ValueError(
+        "An estimator must return ((loss, metrics), gradient): make one of an objective, "
+        "such as estimators.backprop(objective)."
+    )
+
+
+def check_opt_state(
+    optimizer: optax.GradientTransformation, meta: MetaParams, state: optax.OptState
+) -> None:
+    """Refuses the state of another optimizer."""
+
+    def kinds(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
+
+    if kinds(jax.eval_shape(optimizer.init, meta)) != kinds(state):
+        raise ValueError(
+            "The state is of another optimizer, or of other meta-parameters: give "
+            "init_state and train_step the same optimizer."
+        )
 
 
 def check_tasks(tasks: Task) -> None:
@@ -109,22 +171,33 @@ def check_tasks(tasks: Task) -> None:
 
     Objectives of one's own may have tasks of their own: those are left alone.
     """
-    if not isinstance(tasks, Task):
-        return
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tasks)
-    for name, batch in one._asdict().items():
+    if isinstance(tasks, Task):
+        struct = jax.ShapeDtypeStruct
+        check_task(jax.tree.map(lambda x: struct(x.shape[1:], x.dtype), tasks))
+
+
+def check_task(task: Task) -> None:
+    """Refuses what is not a task, or one whose fields do not fit each other."""
+    if not isinstance(task, Task):
+        raise ValueError(
+            "A sampler must return a metajax.Task(support, query) of two batches: got "
+            f"{described(task)}."
+        )
+    for name, batch in task._asdict().items():
         _check_batch(f"task.{name}", batch)
     for field in ("inputs", "targets"):
-        support, query = (jax.tree.map(_kind, getattr(b, field)) for b in one)
+        support, query = (_kinds(getattr(batch, field)) for batch in task)
         if support != query:
             raise ValueError(
-                f"task.support.{field} and task.query.{field} must be of one kind: got "
-                f"{support} and {query} (dtype and axes)."
+                f"task.support.{field} and task.query.{field} must be alike in dtype and "
+                f"axes: got {support} and {query}."
             )
 
 
-def _kind(leaf: jax.ShapeDtypeStruct) -> str:
-    return f"{leaf.dtype}, {leaf.ndim}"
+def _kinds(tree: PyTree) -> str:
+    """Dtypes and numbers of axes, such as float32[:,:]."""
+    kinds = jax.tree.map(lambda x: f"{x.dtype}[{','.join(':' * x.ndim)}]", tree)
+    return str(kinds).replace("'", "")
 
 
 def _check_batch(name: str, batch: Batch) -> None:

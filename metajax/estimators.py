@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 import optax
 
-from metajax import backward, objectives
+from metajax import backward, contracts, objectives
 from metajax.base import (
     Adapted,
     Calibrated,
@@ -26,6 +26,7 @@ from metajax.base import (
     PyTree,
     Task,
 )
+from metajax.streams import threefry
 from metajax.tracing import trace_once
 
 _NOISE = 2**32 - 1  # No task has this number.
@@ -98,6 +99,7 @@ def backprop(
       >>> everywhere = jax.NamedSharding(mesh, jax.P())  # doctest: +SKIP
       >>> state = jax.device_put(state, everywhere)  # doctest: +SKIP
     """
+    objective = contracts.checked(objective)
 
     def total(key: Key, meta: MetaParams, weights, keys: Key, tasks: Task):
         del key  # Tasks have their own.
@@ -148,6 +150,7 @@ def forward_mode(
     Source:
       Franceschi et al. 2017 (arXiv 1703.01785).
     """
+    objective = contracts.checked(objective)
 
     def total(key: Key, meta: MetaParams, weights, keys: Key, tasks: Task):
         del key
@@ -203,6 +206,8 @@ def evolution(
             f"evolution: num_pairs must be at least 1 and std positive: got {num_pairs}, "
             f"{std}."
         )
+
+    objective = contracts.checked(objective)
 
     def total(key: Key, meta: MetaParams, weights, keys: Key, tasks: Task):
         def evaluate(meta):
@@ -338,7 +343,8 @@ def _over_tasks(
         total = _on_devices(total, mesh)
 
     def estimate(key: Key, meta: MetaParams, tasks: Task):
-        num_tasks = len(jax.tree.leaves(tasks)[0])
+        contracts.check_tasks(tasks)
+        key, num_tasks = threefry(key), len(jax.tree.leaves(tasks)[0])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_tasks))
         return total(key, meta, jnp.full(num_tasks, 1 / num_tasks), keys, tasks)
 
@@ -359,7 +365,7 @@ def _in_chunks(total: SumOverTasks, chunk: int | None) -> SumOverTasks:
             )
 
         chunks = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), each)
-        one = jax.tree.map(lambda x: x[0], chunks)
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), chunks)
         total_of_chunk, shapes = trace_once(total, key, meta, *one)
 
         def add_chunk(so_far, each):

@@ -1,6 +1,7 @@
 """Classifiers over features, in closed form or nearly: mathematics without params."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -243,6 +244,13 @@ def support_vectors(
     return weights.astype(dtype)
 
 
+@contextmanager
+def _lenient() -> Iterator[None]:
+    """What qpax needs of JAX's strict modes, forward and back."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @jax.custom_vjp
 def _quadratic_program(*program: jax.Array) -> jax.Array:
     try:
@@ -251,7 +259,7 @@ def _quadratic_program(*program: jax.Array) -> jax.Array:
         raise ImportError(
             "A support vector machine needs qpax: pip install 'metajax[svm]'."
         ) from None
-    with jax.numpy_rank_promotion("allow"):  # Which qpax needs, forward and back.
+    with _lenient():
         return qpax.solve_qp_primal(*program, target_kappa=_BARRIER)
 
 
@@ -260,7 +268,7 @@ def _forward(*program: jax.Array):
 
 
 def _backward(pull_back: Callable, cotangent: jax.Array):
-    with jax.numpy_rank_promotion("allow"):
+    with _lenient():
         return pull_back(cotangent)
 
 

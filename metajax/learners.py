@@ -65,7 +65,7 @@ def adapting_params(
     Returns:
       A meta-learner, whose adapted params are as `model.calibrate` leaves them.
     """
-    contracts.check_model(model)
+    contracts.check_models(model)
     calibrate, apply = model.calibrate, model.apply
     if every_step:
         calibrate, apply = (jax.vmap(f, (0, None)) for f in (calibrate, apply))
@@ -113,7 +113,7 @@ def fitting_head(
       A meta-learner whose adapted params are `Fitted`. A class without support is never
       predicted, see `heads.hide_absent`.
     """
-    contracts.check_model(model)
+    contracts.check_models(model)
 
     def params_of(meta: MetaParams) -> Params:
         return meta if init is None else meta.params

@@ -30,7 +30,7 @@ def masked_mean(values: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     if mask is None:
         return jnp.mean(values)
     total = jnp.sum(jnp.where(mask, values, 0))
-    return total / jnp.maximum(jnp.sum(mask), 1)
+    return total / jnp.maximum(jnp.sum(mask), 1).astype(total.dtype)
 
 
 def of_model(model: Model, loss: Loss) -> InnerLoss:
@@ -46,8 +46,8 @@ def of_model(model: Model, loss: Loss) -> InnerLoss:
     Raises:
       ValueError: if the model is no `Model`, or the loss takes no mask.
     """
-    contracts.check_model(model)
-    contracts.check_loss(loss)
+    contracts.check_models(model)
+    contracts.check_losses(loss)
 
     def batch_loss(params: Params, batch: Batch) -> jax.Array:
         outputs = model.apply(params, batch.shown)

@@ -1,6 +1,8 @@
 """What one task costs: from a meta-learner to an objective."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,14 +34,25 @@ def query_loss(learner: MetaLearner, loss: Loss, **metrics: Loss) -> Objective:
 
     Returns:
       An objective whose metrics are `loss` and those given.
+
+    Raises:
+      ValueError: if the learner is none, or a loss takes no mask.
     """
-    judge = adapt_and_judge(learner, loss, **metrics)
+    losses = {"loss": loss, **metrics}
+    contracts.check_learner(learner)
+    contracts.check_losses(*losses.values())
+    return _QueryLoss(learner, tuple(losses.items()))
 
-    def objective(key: Key, meta: MetaParams, task: Task):
-        _, values = judge(key, meta, task)
+
+class _QueryLoss(NamedTuple):
+    """A value, so that what is compiled for one serves all of the same parts."""
+
+    learner: MetaLearner
+    losses: tuple[tuple[str, Loss], ...]
+
+    def __call__(self, key: Key, meta: MetaParams, task: Task):
+        _, values = _judge(self.learner, dict(self.losses), key, meta, task)
         return values["loss"], values
-
-    return objective
 
 
 def adapt_and_judge(
@@ -56,14 +69,22 @@ def adapt_and_judge(
       `(key, meta, task) -> (adapted, losses by name)`.
     """
     losses = {"loss": loss, **metrics}
+    contracts.check_learner(learner)
+    contracts.check_losses(*losses.values())
+    return partial(_judge, learner, losses)
 
-    def judge(key: Key, meta: MetaParams, task: Task) -> tuple[Adapted, Metrics]:
-        support, query = task
-        adapted = learner.adapt(key, meta, support)
-        outputs = learner.predict(meta, adapted, query.shown)
-        return adapted, _measure(losses, outputs, query)
 
-    return judge
+def _judge(
+    learner: MetaLearner,
+    losses: dict[str, Loss],
+    key: Key,
+    meta: MetaParams,
+    task: Task,
+) -> tuple[Adapted, Metrics]:
+    support, query = task
+    adapted = learner.adapt(key, meta, support)
+    outputs = learner.predict(meta, adapted, query.shown)
+    return adapted, _measure(losses, outputs, query)
 
 
 def _measure(losses: dict[str, Loss], outputs: PyTree, query: Batch) -> Metrics:
@@ -94,6 +115,8 @@ def multi_step_loss(
       Antoniou, Edwards, Storkey 2019 (arXiv 1810.09502), section 4.
     """
     losses = {"loss": loss, **metrics}
+    contracts.check_learner(learner)
+    contracts.check_losses(*losses.values())
 
     def objective(key: Key, meta: MetaParams, task: Task):
         support, query = task

@@ -10,7 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
-from metajax import trees
+from metajax import contracts, trees
+from metajax.adjoints import updates
 from metajax.base import (
     Estimator,
     Key,
@@ -21,6 +22,7 @@ from metajax.base import (
     Sampler,
     Task,
 )
+from metajax.streams import as_pytree, step_keys, step_tasks, threefry
 from metajax.tracing import trace_once
 
 _DRAWN_BYTES = 1 << 20  # Of tasks that wait for their step.
@@ -63,14 +65,23 @@ def init_state(
 
     Returns:
       A state at step 0.
+
+    Raises:
+      ValueError: if one of the four is something else.
     """
-    return _init_state(learner, optimizer, key, as_pytree(sampler))
+    contracts.check_learner(learner)
+    contracts.check_optimizer(optimizer)
+    contracts.check_sampler(sampler)
+    return _init_state(learner, optimizer, threefry(key), as_pytree(sampler))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _init_state(learner, optimizer, key, sampler) -> TrainState:
     init_key, train_key = jax.random.split(key)
-    meta = learner.init(init_key, sampler(init_key).support.inputs)
+    # Which inputs they are does not matter, but no key is to be used twice.
+    task = sampler(jax.random.fold_in(init_key, 0))
+    contracts.check_task(task)
+    meta = learner.init(init_key, task.support.inputs)
     return begin(train_key, meta, optimizer)
 
 
@@ -90,36 +101,6 @@ def begin(
     state = TrainState(jnp.int32(0), key, meta, optimizer.init(meta))
     # Training gives these buffers up, so that each must be its own and nobody else's.
     return jax.tree.map(jnp.copy, state)
-
-
-def draw_tasks(key: Key, sampler: Sampler, indices: jax.Array) -> Task:
-    """Draws the tasks of a stream: task `i` is `sampler(fold_in(key, i))`.
-
-    Args:
-      key: fixes the stream.
-      sampler: draws one task from a key.
-      indices: which tasks of the stream, `[tasks]`.
-
-    Returns:
-      The tasks stacked, leaves `[tasks, ...]`.
-    """
-    return jax.vmap(lambda i: sampler(jax.random.fold_in(key, i)))(indices)
-
-
-def step_tasks(key: Key, step: jax.Array, sampler: Sampler, num_tasks: int) -> Task:
-    """Draws the tasks of one outer step, as training does.
-
-    Args:
-      key: of the state, `TrainState.key`.
-      step: the outer step, int32.
-      sampler: draws one task from a key.
-      num_tasks: tasks an outer step.
-
-    Returns:
-      The tasks stacked, leaves `[num_tasks, ...]`.
-    """
-    task_key, _ = _step_keys(key, step)
-    return draw_tasks(task_key, sampler, jnp.arange(num_tasks))
 
 
 def train_step(
@@ -146,7 +127,8 @@ def train_step(
       finite and else 0.
 
     Raises:
-      ValueError: if `max_skipped` is negative.
+      ValueError: if `max_skipped` is negative, or `optimizer` is none; when traced, if
+        the state is of another optimizer, or the optimizer evaluates a function.
 
     Note:
       `optax.apply_if_finite` applies what is not finite after its limit; here it never
@@ -154,20 +136,27 @@ def train_step(
     """
     if max_skipped < 0:
         raise ValueError(f"max_skipped must be at least 0: got {max_skipped}.")
+    contracts.check_optimizer(optimizer)
 
     def step(state: TrainState, tasks: Task) -> tuple[TrainState, Metrics]:
-        _, key = _step_keys(state.key, state.step)
-        (loss, metrics), grads = meta_grad(key, state.meta, tasks)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.meta)
-        meta = optax.apply_updates(state.meta, updates)
+        _, key = step_keys(state.key, state.step)
+        contracts.check_opt_state(optimizer, state.meta, state.opt_state)
+        (loss, metrics), grads = contracts.check_estimate(
+            meta_grad(key, state.meta, tasks)
+        )
+        value = loss if updates.takes_value(optimizer, state.meta) else None
+        moves, opt_state = updates.update(
+            optimizer, grads, state.opt_state, state.meta, value
+        )
+        meta = optax.apply_updates(state.meta, moves)
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss + grad_norm + optax.tree.norm(updates))
+        finite = jnp.isfinite(loss + grad_norm + optax.tree.norm(moves))
         after = TrainState(
             state.step + 1, state.key, meta, opt_state, jnp.zeros_like(state.skipped)
         )
         passed = (state.skipped < max_skipped).astype(jnp.int32)
         over = state._replace(step=state.step + passed, skipped=state.skipped + passed)
-        own = {"grad_norm": grad_norm, "skipped": 1.0 - finite}
+        own = {"grad_norm": grad_norm, "skipped": jnp.where(finite, 0.0, 1.0)}
         metrics = {"loss": loss} | metrics | own
         return trees.select(finite, after, over), metrics
 
@@ -274,7 +263,8 @@ def train(
 ) -> tuple[TrainState, Metrics]:
     """Runs outer steps as one compiled loop, tasks drawn inside it.
 
-    Called again with the same `step` it does not trace again, and training `2n` steps
+    Called again with the same `step` it does not trace again (the program of each other
+    one is kept: make it before a loop, not in it), and training `2n` steps
     equals training `n` twice, bit for bit.
 
     Args:
@@ -296,7 +286,8 @@ def train(
       and those before it, as many as may be skipped, were not finite.
 
     Raises:
-      ValueError: if there are more steps than `at_most`, or no seeds at a time.
+      ValueError: if there are more steps than `at_most`, no task or no seeds at a time,
+        or if the state was given to `train` before.
 
     Example:
       >>> state, metrics = train(  # doctest: +SKIP
@@ -318,6 +309,13 @@ def train(
       ...     seeds=Seeds(),
       ... )
     """
+    _check_state(state)
+    contracts.check_sampler(sampler)
+    if num_tasks < 1 or num_steps < 0:
+        raise ValueError(
+            "train needs at least one task an outer step, and no negative number of "
+            f"steps: got num_tasks={num_tasks}, num_steps={num_steps}."
+        )
     if at_most is None:
         at_most = max(num_steps, 1)
     if num_steps > at_most:
@@ -360,6 +358,20 @@ def trace(
     return _train.trace(
         step, num_tasks, at_most, seeds, state, as_pytree(sampler), np.int32(at_most)
     )
+
+
+def _check_state(state: TrainState) -> None:
+    if not isinstance(state, TrainState):
+        raise ValueError(
+            "train starts from a TrainState, as init_state makes one: got "
+            f"{contracts.described(state)}."
+        )
+    arrays = [x for x in jax.tree.leaves(state) if isinstance(x, jax.Array)]
+    if any(not isinstance(x, jax.core.Tracer) and x.is_deleted() for x in arrays):
+        raise ValueError(
+            "This state was given to train before, which took its buffers: go on from the "
+            "state that train returned, or train from jax.tree.map(jnp.copy, state)."
+        )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
@@ -442,15 +454,3 @@ def _steps_ahead(tasks: Task, at_most: int) -> int:
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tasks))
     return max(min(at_most, _DRAWN_BYTES // max(size, 1)), 1)
-
-
-def _step_keys(key: Key, step: jax.Array) -> Key:
-    """The keys of one step: that of its tasks, and that of its estimator."""
-    return jax.random.split(jax.random.fold_in(key, step))
-
-
-def as_pytree(sampler: Sampler) -> PyTree:
-    """The sampler as an argument for jit; a plain function becomes a static part of it."""
-    if jax.tree_util.all_leaves([sampler]):
-        return jax.tree_util.Partial(sampler)
-    return sampler

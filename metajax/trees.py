@@ -27,7 +27,15 @@ def select(condition: jax.Array, if_true: PyTree, if_false: PyTree) -> PyTree:
     Returns:
       One of the two trees.
     """
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+
+    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key):
+            return jnp.where(condition, a, b)
+        # By their data: `jax_debug_key_reuse` takes keys to choose among for used ones.
+        data = jnp.where(condition, *map(jax.random.key_data, (a, b)))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(a))
+
+    return jax.tree.map(choose, if_true, if_false)
 
 
 def size(tree: PyTree) -> int:

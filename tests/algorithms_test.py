@@ -14,7 +14,7 @@ import pytest
 
 import metajax as mj
 from metajax import checkpoints, losses
-from metajax.training import draw_tasks
+from metajax.streams import draw_tasks
 
 WAYS, SHOTS, QUERIES, STEPS = 3, 2, 2, 3
 MODEL = mj.models.mlp([6], WAYS)
@@ -241,6 +241,25 @@ def test_dtypes_are_kept(learner, dtype):
     assert outputs.dtype == dtype
 
 
+def test_the_strict_modes_of_jax_find_nothing(learner):
+    """No key is used twice, and no two dtypes meet by chance."""
+    objective, optimizer = mj.query_loss(learner, LOSS), optax.adam(1e-3)
+    step = mj.train_step(mj.estimators.backprop(objective), optimizer)
+
+    def masked_task(key):
+        batches = random_task(key)
+        return mj.Task(
+            *(b._replace(mask=jnp.arange(len(b.targets)) > 0) for b in batches)
+        )
+
+    def trained_state(key):
+        state = mj.init_state(key, learner, optimizer, masked_task)
+        return mj.train(step, state, masked_task, num_tasks=2, num_steps=2)
+
+    with jax.debug_key_reuse(True), jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(trained_state, jax.random.key(0))
+
+
 # What is trained by its losses after every inner step.
 MULTI_STEP = {
     "maml_plus_plus": partial(mj.maml_plus_plus, MODEL),
@@ -304,7 +323,7 @@ def test_devices_share_the_tasks_and_meet_once(name, multi_step):
     mesh = mj.estimators.task_mesh()
     shared = jax.jit(mj.estimators.backprop(objective(name, multi_step), mesh=mesh))
     tasks = jax.tree.map(lambda x: x[0], drawn())
-    _, key = mj.training._step_keys(jax.random.key(0), 0)
+    _, key = mj.streams.step_keys(jax.random.key(0), 0)
     everywhere = jax.NamedSharding(mesh, jax.P())
     inputs = jax.device_put((key, start(made(name))[0], tasks), everywhere)
     program = shared.lower(*inputs).compile()

@@ -97,6 +97,22 @@ def test_the_interval_covers_the_truth_in_95_of_100_cases():
     assert 0.93 < covered / 2000 < 0.965
 
 
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+def test_the_interval_of_a_few_seeds_covers_the_truth_as_often(num_seeds):
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(4000):
+        mean, interval = mj.mean_and_interval(rng.normal(0.7, 0.2, size=num_seeds))
+        covered += abs(mean - 0.7) < interval
+    assert 0.94 < covered / 4000 < 0.96
+    # Quantiles as tables have them.
+    quantile = {2: 12.7062, 3: 4.30265, 5: 2.77645}[num_seeds]
+    values = np.arange(num_seeds)
+    expected = quantile * np.std(values, ddof=1) / np.sqrt(num_seeds)
+    interval = mj.summarize(values).interval
+    np.testing.assert_allclose(interval, expected, rtol=1e-4)
+
+
 def test_an_interval_needs_two_tasks():
     with pytest.raises(ValueError, match="at least two"):
         mj.mean_and_interval(np.array([1.0]))

@@ -10,6 +10,8 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 import jax.numpy as jnp
 import optax
 
+from metajax import contracts
+from metajax.adjoints import updates
 from metajax.base import Adjoint, Args, InnerLoss, Params, PyTree, Solve
 
 Remat = Literal["none", "step", "nested"]
@@ -39,8 +41,8 @@ def unroll(last: int | None = None, *, remat: Remat = "none") -> Adjoint:
 
     Raises:
       ValueError: if `last` is negative or `remat` is none of those; by the adjoint, if
-        `last` exceeds the number of steps, or if the optimizer's derivative is not
-        finite at a zero gradient.
+        `last` exceeds the number of steps, if the optimizer evaluates a function, or if
+        its derivative is not finite at zero gradients.
 
     Source:
       Finn et al. 2017 (arXiv 1703.03400), section 5.2, for first order; Shaban et al.
@@ -112,28 +114,26 @@ def _adjoint(
     def adjoint(
         loss: InnerLoss, optimizer: optax.GradientTransformation, num_steps: int
     ) -> Solve:
-        exact_steps = num_steps if last is None else last
-        if num_steps < 0 or exact_steps > num_steps:
-            raise ValueError(
-                f"{name}: last={last} must be at most the number of inner steps, which "
-                f"must be at least 0: got {num_steps}."
-            )
+        contracts.check_optimizer(optimizer)
+        exact_steps = _exact_steps(name, last, num_steps)
 
         def solve(
             params: Params, args: Args, per_step: PyTree = None, *, iterates=False
         ) -> Params:
             _check_per_step(per_step, num_steps)
             if exact_steps:
-                _check_derivative(optimizer, params)
+                updates.check_derivative(optimizer, params, num_steps, exact_steps)
+            takes_value = updates.takes_value(optimizer, params)
 
             def step(exact, carry, own):
                 params, state = carry
                 step_args = (args,) if per_step is None else (args, own)
                 grads = grad(loss)(params, *step_args)
+                value = loss(params, *step_args) if takes_value else None
                 if not exact:
-                    grads = jax.lax.stop_gradient(grads)
-                updates, state = optimizer.update(grads, state, params)
-                params = optax.apply_updates(params, updates)
+                    grads, value = jax.lax.stop_gradient((grads, value))
+                moves, state = updates.update(optimizer, grads, state, params, value)
+                params = optax.apply_updates(params, moves)
                 return (params, state), params if iterates else None
 
             first, then = _split(per_step, num_steps - exact_steps)
@@ -151,6 +151,17 @@ def _adjoint(
         return solve
 
     return adjoint
+
+
+def _exact_steps(name: str, last: int | None, num_steps: int) -> int:
+    contracts.check_num_steps(num_steps)
+    exact_steps = num_steps if last is None else last
+    if num_steps < 0 or exact_steps > num_steps:
+        raise ValueError(
+            f"{name}: last={last} must be at most the number of inner steps, which "
+            f"must be at least 0: got {num_steps}."
+        )
+    return exact_steps
 
 
 def _check_per_step(per_step: PyTree, num_steps: int) -> None:
@@ -268,30 +279,3 @@ def _concatenate(trees: list[PyTree]) -> PyTree:
     if len(trees) < 2:
         return trees[0] if trees else None
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
-
-
-def _check_derivative(optimizer: optax.GradientTransformation, params: Params) -> None:
-    """Refuses an optimizer whose update cannot be differentiated at a zero gradient.
-
-    Such a gradient is common (a dead unit is enough), and one NaN spoils the whole
-    meta-gradient. Optimizers built from traced meta-parameters are not checked.
-    """
-    with jax.ensure_compile_time_eval():
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
-
-        def total_update(grads):
-            updates, _ = optimizer.update(grads, optimizer.init(zeros), zeros)
-            return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(updates))
-
-        # Compiled as one: each operation by itself would take as long.
-        slopes = jax.tree.leaves(jax.jit(jax.grad(total_update))(zeros))
-        if any(isinstance(slope, jax.core.Tracer) for slope in slopes):
-            return
-        if all(jnp.isfinite(slope).all() for slope in slopes):
-            return
-    raise ValueError(
-        "The inner optimizer's update has no finite derivative at a zero gradient, so "
-        "the meta-gradient would become NaN. Give Adam or RMSProp eps_root > 0 (such as "
-        "optax.adam(rate, eps_root=1e-8)), clip by value instead of by global norm, or "
-        "use the first-order adjoint unroll(last=0)."
-    )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import adjoints
+from metajax import adjoints, contracts
 from metajax.base import (
     Adjoint,
     Batch,
@@ -69,6 +69,8 @@ def cavia(
     """
     if num_context < 1:
         raise ValueError(f"cavia: num_context must be at least 1: got {num_context}.")
+    contracts.check_models(model)
+    contracts.check_losses(loss)
 
     def context_loss(context: jax.Array, params_and_batch: tuple[Params, Batch]):
         params, batch = params_and_batch

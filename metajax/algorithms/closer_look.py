@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import adjoints, heads
+from metajax import adjoints, contracts, heads
 from metajax.base import Loss, MetaLearner, Model, Params, PyTree
 from metajax.learners import adapting_params, fitting_head
 
@@ -75,6 +75,7 @@ def baseline(
     """
     if head not in ("linear", "cosine"):
         raise ValueError(f"Unknown head {head!r}: choose one of linear, cosine.")
+    contracts.check_losses(loss)
 
     def logits(meta: Params, weights: PyTree, features: jax.Array) -> jax.Array:
         del meta

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import heads, trees
+from metajax import contracts, heads, trees
 from metajax.base import Batch, Key, MetaLearner, Model, Params, PyTree
 from metajax.learners import adapting_params, side_by_side
 
@@ -83,6 +83,7 @@ def hypernetwork(
       and a head, by a network for each layer. Of a class without support the head is
       what the generator makes of a mean of zeros.
     """
+    contracts.check_models(model, embedding, generator)
     head = () if ways is None else head
 
     def init(key: Key, inputs: PyTree) -> Hypernetwork:

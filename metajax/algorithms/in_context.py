@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax import contracts
 from metajax.base import (
     Batch,
     Calibrated,
@@ -71,6 +72,7 @@ def in_context(model: Model, reader: Model) -> MetaLearner:
       of params permuted likewise; that labels mean nothing in themselves is learned from
       tasks that permute them.
     """
+    contracts.check_models(model, reader)
 
     def init(key: Key, inputs: PyTree) -> Reading:
         model_key, reader_key = jax.random.split(key)
@@ -106,6 +108,7 @@ def predict_sequence(
       `(meta, sequence) -> outputs`, `[examples, ...]`; output k is the prediction of
       `in_context(model, reader)` with the first k examples as its support.
     """
+    contracts.check_models(model, reader)
 
     def predict(meta: Reading, sequence: Batch) -> PyTree:
         return reader.apply(meta.reader, _pairs(model, meta, sequence))
@@ -138,11 +141,13 @@ def sequence_loss(
     """
     predict = predict_sequence(model, reader)
     losses = {"loss": loss, **metrics}
+    contracts.check_losses(*losses.values())
 
     def objective(key: Key, meta: Reading, task: Task):
         del key
         sequence = _in_a_row(task)
         outputs = predict(meta, sequence)
+        contracts.check_outputs(outputs, sequence)
         values = {
             name: each(outputs, sequence.targets, sequence.mask)
             for name, each in losses.items()

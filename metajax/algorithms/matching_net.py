@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import heads
+from metajax import contracts, heads
 from metajax.base import Key, Masked, MetaLearner, MetaParams, Model, Params, PyTree
 from metajax.learners import fitting_head, scaled_init
 
@@ -70,6 +70,7 @@ def matching_net(
     begin = scaled_init(model, scale)
     if context is None:
         return fitting_head(model, ways, _voters, _votes, begin)
+    contracts.check_models(*context)
     of_support, of_queries = context
 
     def init(key: Key, inputs: PyTree) -> Contextual:

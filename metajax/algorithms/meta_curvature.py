@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import adjoints, losses, trees
+from metajax import adjoints, contracts, losses, trees
 from metajax.base import Adjoint, Batch, Key, Loss, MetaLearner, Model, Params, PyTree
 from metajax.learners import adapting_params
 
@@ -53,6 +53,7 @@ def meta_curvature(
       Every axis of every parameter has its matrix, vectors included (MC2 in the paper,
       where M_o, M_i and M_f are those of outputs, inputs and filters).
     """
+    contracts.check_optimizer(optimizer)
     adjoint = adjoint or adjoints.unroll()
     support_loss = losses.of_model(model, loss)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import heads
+from metajax import contracts, heads
 from metajax.base import (
     Batch,
     Key,
@@ -139,6 +139,7 @@ def anp(
 
 def _neural_process(encoder, decoder, keys, outputs, min_std, adapt, known):
     """Both forms, by how they adapt and what they know at each query input."""
+    contracts.check_models(encoder, decoder, *([] if keys is None else [keys]))
     if not 0 < min_std < 1:
         raise ValueError(
             f"A neural process needs a min_std between 0 and 1: got {min_std}."

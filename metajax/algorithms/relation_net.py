@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax import contracts
 from metajax.base import Key, MetaLearner, Model, Params, PyTree
 from metajax.learners import fitting_head
 
@@ -40,6 +41,7 @@ def relation_net(model: Model, relation: Model, ways: int) -> MetaLearner:
       The paper compares feature maps by convolutions, and takes the sigmoid's squared
       error from 0 or 1; here the features are vectors, and the loss is the caller's.
     """
+    contracts.check_models(model, relation)
 
     def init(key: Key, inputs: PyTree) -> Related:
         model_key, relation_key = jax.random.split(key)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import losses
+from metajax import contracts, losses
+from metajax.adjoints import updates
 from metajax.base import Batch, Key, Loss, MetaLearner, Model, Params, PyTree
 from metajax.learners import adapting_params
 
@@ -69,10 +70,7 @@ def reptile(
       >>> estimator = estimators.displacement(learner, loss)  # doctest: +SKIP
       >>> step = train_step(estimator, optax.sgd(1.0))  # doctest: +SKIP
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"reptile: batch_size must be at least 1: got {batch_size}.")
-    if num_steps < 0:
-        raise ValueError(f"reptile: num_steps must be at least 0: got {num_steps}.")
+    _check(optimizer, num_steps, batch_size)
     support_loss = losses.of_model(model, loss)
 
     def train(key: Key, start: Trained, support: Batch) -> Trained:
@@ -80,12 +78,19 @@ def reptile(
             batch = support
             if chosen is not None:
                 batch = jax.tree.map(lambda x: x[chosen], support)
-            grads = jax.grad(support_loss)(trained.params, batch)
-            updates, state = optimizer.update(
-                jax.lax.stop_gradient(grads), trained.state, trained.params
+            value, grads = jax.lax.stop_gradient(
+                jax.value_and_grad(support_loss)(trained.params, batch)
             )
-            return Trained(optax.apply_updates(trained.params, updates), state), None
+            moves, state = updates.update(
+                optimizer,
+                grads,
+                trained.state,
+                trained.params,
+                value if takes else None,
+            )
+            return Trained(optax.apply_updates(trained.params, moves), state), None
 
+        takes = updates.takes_value(optimizer, start.params)
         size = len(jax.tree.leaves(support)[0])
         chosen = None
         if batch_size is not None and batch_size < size:
@@ -113,6 +118,17 @@ def reptile(
         return train(key, Trained(meta, optimizer.init(meta)), support).params
 
     return adapting_params(model, adapt_afresh)
+
+
+def _check(
+    optimizer: optax.GradientTransformation, num_steps: int, batch_size: int | None
+) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"reptile: batch_size must be at least 1: got {batch_size}.")
+    contracts.check_optimizer(optimizer)
+    contracts.check_num_steps(num_steps)
+    if num_steps < 0:
+        raise ValueError(f"reptile: num_steps must be at least 0: got {num_steps}.")
 
 
 def _as_float(leaf: jax.Array) -> jax.Array:

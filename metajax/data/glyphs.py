@@ -221,7 +221,9 @@ def glyphs(
             f"glyphs needs num_classes and examples_per_class of at least 1: got "
             f"{num_classes} and {examples_per_class}."
         )
-    key = jax.random.fold_in(jax.random.key(seed), _SPLITS.index(split))
+    key = jax.random.fold_in(
+        jax.random.key(seed, impl="threefry2x32"), _SPLITS.index(split)
+    )
     images = _draw_classes(key, num_classes, examples_per_class)
     labels = np.repeat(np.arange(num_classes), examples_per_class)
     names = [f"{split}-{c:04d}" for c in range(num_classes)]

@@ -79,7 +79,7 @@ class Projections:
         example_key, map_key = jax.random.split(key)
         if self.num_maps is not None:
             index = jax.random.randint(map_key, (), 0, self.num_maps)
-            map_key = jax.random.fold_in(jax.random.key(0), index)
+            map_key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), index)
         inputs, classes = self._examples(example_key)
         weight_key, name_key = jax.random.split(map_key)
         pixels = inputs.shape[1]

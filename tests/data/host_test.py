@@ -8,7 +8,7 @@ import pytest
 
 import metajax as mj
 from metajax.losses import squared_error
-from metajax.training import draw_tasks
+from metajax.streams import draw_tasks
 
 
 def make(random):
