@@ -104,6 +104,7 @@ def run_study(
     """
     from experiments import running
     from experiments.running import workdirs
+    from metajax import files
 
     options, settings = door.options(own), door.settings(own, free=free)
     names = {key: f"{axis}-{key}" for key in makers}
@@ -120,8 +121,8 @@ def run_study(
         found = dict(zip(makers, map(read, directories)))
         text = table(found)
         print(text)
-        into.mkdir(exist_ok=True)
-        workdirs.write_whole(into / "result.txt", text + "\n")
+        files.make_directory(into)
+        files.write_text(into / "result.txt", text + "\n")
         picture(found, into / "result.png")
     return 0
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 import zipfile
@@ -24,12 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import trees
+from metajax import files, trees
 from metajax.base import PyTree
 
 Fingerprint = Mapping[str, str]  # Settings by name, on which a checkpoint depends.
 
 _ABOUT = "about.json"
+_UNFINISHED = (files.UNFINISHED, ".tmp")  # Of saves that were cut off, now and before.
 
 
 class Checkpoint(NamedTuple):
@@ -65,6 +65,7 @@ def save(
     Raises:
       OSError: if it cannot be written.
     """
+    files.make_directory(directory)
     _write(directory, step, _on_host(tree), notes, fingerprint, keep)
 
 
@@ -72,9 +73,12 @@ class InBackground:
     """Saves while other work goes on, as `save` does; to be used as a context.
 
     Args:
-      directory: where the checkpoints of one run are.
+      directory: where the checkpoints of one run are; made if absent, but not again.
       fingerprint: as in `save`.
       keep: as in `save`.
+
+    Raises:
+      OSError: if it cannot be made.
 
     Example:
       >>> with InBackground(directory) as checkpoints:  # doctest: +SKIP
@@ -84,6 +88,7 @@ class InBackground:
     def __init__(
         self, directory: Path, *, fingerprint: Fingerprint | None = None, keep: int = 2
     ):
+        files.make_directory(directory)
         self._directory, self._settings = directory, (fingerprint, keep)
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._last: Future | None = None
@@ -158,7 +163,7 @@ def restore(
             f"no checkpoint can be read: {'; '.join(damaged)}. Begin anew elsewhere."
         )
     for other in sorted(directory.iterdir()) if directory.exists() else ():
-        if other.suffix != ".tmp":  # Of a save that was cut off.
+        if other.suffix not in _UNFINISHED:
             raise ValueError(f"{other} is no checkpoint that this version can read.")
     return None
 
@@ -182,29 +187,19 @@ def _numbers(leaf: jax.Array) -> jax.Array:
 
 
 def _write(directory, step, leaves, notes, fingerprint, keep) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    for left_over in directory.glob("*.tmp"):  # Of a save that was cut off.
-        left_over.unlink()
-    path = directory / f"{step}.npz"
-    unfinished = path.with_suffix(".tmp")
+    for other in directory.iterdir():
+        if other.suffix in _UNFINISHED:
+            other.unlink()
     about = {
         "fingerprint": dict(fingerprint or {}),
         "notes": notes,
         "dtypes": {name: dtype for name, (dtype, _) in leaves.items()},
     }
-    try:
-        with unfinished.open("wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr(_ABOUT, json.dumps(about))
-                for name, (_, array) in leaves.items():
-                    _write_array(archive, name, array)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        _sync(directory)
-    except OSError:
-        unfinished.unlink(missing_ok=True)  # It would fill what room is left.
-        raise
+    with files.whole(directory / f"{step}.npz") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(_ABOUT, json.dumps(about))
+            for name, (_, array) in leaves.items():
+                _write_array(archive, name, array)
     later, earlier = [], []
     for other, old in find(directory):
         (later if other > step else earlier).append(old)
@@ -217,15 +212,6 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None
         array = array.view(f"u{array.dtype.itemsize}")
     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
         np.lib.format.write_array(file, array, allow_pickle=False)
-
-
-def _sync(directory: Path) -> None:
-    """Makes the directory itself survive a loss of power."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def find(directory: Path) -> list[tuple[int, Path]]:

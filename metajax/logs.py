@@ -1,5 +1,6 @@
 """What a run writes down: metrics.jsonl, TensorBoard events, a progress bar."""
 
+from collections.abc import Collection
 import functools
 import json
 import math
@@ -11,6 +12,8 @@ import time
 from absl import logging
 from tqdm import tqdm
 
+from metajax import files
+
 
 class MetricLog:
     """Appends metrics to `metrics.jsonl` and to TensorBoard events in a directory.
@@ -19,14 +22,26 @@ class MetricLog:
       workdir: an existing directory.
       step: that of the last line to keep; later ones, from a run that was cut off, are
         dropped.
+      logged: steps of the lines that were written before; a warning names those that
+        are not there any more.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path, step: int, logged: Collection[int] = ()):
         self.path = workdir / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
-        rewritten = self.path.with_suffix(".rewritten")
-        rewritten.write_text("".join(map(_to_line, kept)))
-        os.replace(rewritten, self.path)
+        missing = sorted(set(logged) - {line["step"] for line in kept})
+        if missing:
+            logging.warning(
+                "%s lacks the lines of steps %s, which were written before: curves are "
+                "drawn without them.",
+                self.path,
+                _listed(missing),
+            )
+        text = "".join(map(_to_line, kept))
+        if not self.path.exists() or self.path.read_bytes() != text.encode():
+            files.write_text(self.path, text)
+        # Kept open: should another file take its place, that is not this run's.
+        self._file = self.path.open("a")
         self._purge_step = step + 1 if step else None
 
     @functools.cached_property
@@ -45,8 +60,8 @@ class MetricLog:
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one line, `{"step": step, **metrics}`; what is not finite is null."""
         metrics = {name: float(value) for name, value in metrics.items()}
-        with self.path.open("a") as file:
-            file.write(_to_line({"step": step, **metrics}))
+        self._file.write(_to_line({"step": step, **metrics}))
+        self._file.flush()
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -58,23 +73,48 @@ class MetricLog:
 
     def sync(self) -> None:
         """Makes what was written survive a loss of power."""
-        with self.path.open("a") as file:
-            os.fsync(file.fileno())
+        os.fsync(self._file.fileno())
+        for events in self.path.parent.glob("events.out.tfevents.*"):
+            files.sync(events)
 
     def __enter__(self) -> "MetricLog":
         return self
 
     def __exit__(self, *error) -> None:
+        self._file.close()
         if "_events" in self.__dict__:
             self._events.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`, but for a last one that was cut off."""
+    """The lines of a `metrics.jsonl`, but for a last one that was cut off.
+
+    Damaged ones are left out, with a warning that names them.
+    """
     if not path.exists():
         return []
-    whole, _, _ = path.read_text().rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    *lines, last = path.read_text(errors="replace").split("\n")
+    found = [_from_line(line) for line in lines]
+    damaged = [number for number, line in enumerate(found, 1) if line is None]
+    if damaged:
+        logging.warning(
+            "%s is damaged and read without its lines %s.", path, _listed(damaged)
+        )
+    return [line for line in [*found, _from_line(last)] if line is not None]
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:10])) + ", ..." * (len(numbers) > 10)
+
+
+def _from_line(text: str) -> dict[str, float] | None:
+    """The metrics of a line, or None if it is damaged."""
+    try:
+        metrics = json.loads(text)
+    except ValueError:
+        return None
+    is_whole = isinstance(metrics, dict) and isinstance(metrics.get("step"), int)
+    return metrics if is_whole else None
 
 
 def _to_line(metrics: dict[str, float]) -> str:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax import files
 from metajax.base import PyTree
 
 # Which leaves: a shell pattern of their paths, several of which one must match, or a
@@ -140,7 +141,7 @@ def map_given(function: Callable, tree: PyTree, other: PyTree) -> PyTree:
 def save(path: str | Path, tree: PyTree) -> None:
     """Writes a tree to an npz file, its leaves by their paths, for `load` or NumPy."""
     leaves = jax.device_get(jax.tree.leaves(tree))
-    with zipfile.ZipFile(path, "w") as archive:
+    with files.whole(path) as whole, zipfile.ZipFile(whole, "w") as archive:
         for name, leaf in zip(leaf_paths(tree), map(np.asarray, leaves)):
             if leaf.dtype.kind == "V":  # What NumPy does not know, such as bfloat16.
                 leaf = leaf.astype(np.float32)

@@ -205,7 +205,7 @@ def _fault(run: _Run, name: str, chance: random.Random, report: Report) -> Repor
         lines = logs.read_metrics(run.workdir / "metrics.jsonl")
         kept = max(run.whole_checkpoints(), default=0) >= lines[-1]["step"]
         report = report._replace(lost=report.lost + (not kept))
-    unfinished = list((run.workdir / "checkpoints").glob("*.tmp"))
+    unfinished = list((run.workdir / "checkpoints").glob("*.unfinished"))
     found = checkpoints.find(run.workdir / "checkpoints")
     if damage:
         damage(found[0][1], chance)

@@ -99,7 +99,7 @@ except OSError as error:
     failed = error.errno
 found = checkpoints.restore(directory, tree(0))
 names = sorted(int(path.stem) for path in directory.glob("*.npz"))
-assert names == list(range(found.step + 1)) and not list(directory.glob("*.tmp"))
+assert names == list(range(found.step + 1)) and not list(directory.glob("*.unfinished"))
 assert (found.tree["x"] == found.step).all()
 (directory / "0.npz").unlink()  # There is room again.
 checkpoints.save(directory, found.step + 1, tree(found.step + 1), keep=1)

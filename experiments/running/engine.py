@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import contextlib
-import errno
 import sys
 import time
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from experiments.running import (
     devices,
+    locks,
     planning,
     preparing,
     processes,
@@ -23,6 +23,7 @@ from experiments.running.experiment import Experiment
 from experiments.running.loop import NonFinite, Since, draw_tasks, train
 from experiments.running.options import Options
 from experiments.running.preparing import Prepared, Progress
+from experiments.running.records import Records
 from experiments.running.signals import Signals, Stopped
 from experiments.running.workdirs import Settings
 import metajax as mj
@@ -30,8 +31,6 @@ from metajax import checkpoints, trees
 
 # Exit codes, beside processes.LOST_PEER, and 128 and its number for a signal.
 BAD_CONFIGURATION, NON_FINITE, OUT_OF_MEMORY, UNWRITABLE = 2, 3, 4, 5
-
-_UNWRITABLE_FOR = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def run(
@@ -63,7 +62,8 @@ def run(
     with Signals() as signals, contextlib.ExitStack() as held:
         this = _Run(options, settings, clock, signals, held)
         try:
-            code = this.run(make)
+            with signals.immediate():
+                code = this.run(make)
         except (Exception, Stopped) as error:
             code = _explained(error, options, this.prepared)
             if code is None:
@@ -125,11 +125,14 @@ def _explained(
     if planning.is_out_of_memory(error):
         print(planning.advice(error, options, prepared), file=sys.stderr)
         return OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno in _UNWRITABLE_FOR:
+    if isinstance(error, locks.Lost):
+        print(f"Error: {error}", file=sys.stderr)
+        return UNWRITABLE
+    if isinstance(error, OSError):  # Configuration and data have been read before.
         print(
             f"Error: {error.filename or options.workdir} cannot be written: "
-            f"{error.strerror}. What was saved before is whole: make room, or keep fewer "
-            "--keep_checkpoints; the same command goes on.",
+            f"{error.strerror or error}. What was saved before is whole: make room, keep "
+            "fewer --keep_checkpoints, or mend what else it is; the same command goes on.",
             file=sys.stderr,
         )
         return UNWRITABLE
@@ -146,6 +149,7 @@ class _Run:
         self.signals: Signals = signals
         self.held: contextlib.ExitStack = held
         self.prepared: Prepared | None = None
+        self.lock: locks.Lock | None = None  # That of the first process.
 
     def run(self, make: Callable[[], Experiment]) -> int:
         options = self.options
@@ -155,6 +159,8 @@ class _Run:
                 planning.dry_run(make(), options, device)
                 return 0
             progress, notes, program = self._begin(make, device)
+        except locks.Unwritable:
+            raise
         except (ValueError, OSError, ImportError, mj.data.DataError) as error:
             if processes.is_loss_of_peer(error):
                 raise
@@ -167,21 +173,27 @@ class _Run:
             return 0
         if np.asarray(progress.state.step).min() < options.num_steps:
             planning.check_memory(program.lower().compile(), self.prepared)
-        since = Since(**notes) if notes else Since()
-        progress = train(
-            self.prepared,
-            options,
-            self.settings,
-            progress,
-            since,
-            self.clock,
-            self.signals,
-        )
+        progress = self._train(progress, **notes or {})
         self.signals.check()
-        if not options.num_steps:  # Else training has drawn them.
+        if self.clock.runs:  # Else training has drawn them.
             draw_tasks(self.prepared, options.workdir)
-        reporting.report(self.prepared, options, progress)
+        reporting.report(self.prepared, options, self.lock, progress)
         return 0
+
+    def _train(self, progress: Progress, logged=(), **since) -> Progress:
+        """Trains to the end, from progress and notes of a checkpoint, if there is one."""
+        since, options = Since(**since), self.options
+        last_line = int(np.asarray(progress.state.step).min()) - since.num_steps
+        records = processes.only_first(
+            Records, options, self.lock, self._fingerprint(), last_line, logged
+        )
+        return train(
+            self.prepared, options, records, progress, since, self.clock, self.signals
+        )
+
+    def _fingerprint(self) -> checkpoints.Fingerprint:
+        digests = self.prepared.experiment.digests
+        return workdirs.fingerprint(self.settings, digests)
 
     def _begin(self, make: Callable[[], Experiment], device: str):
         """What training begins with, once the directory is known to be the run's."""
@@ -189,7 +201,7 @@ class _Run:
         if options.eval_only:
             workdirs.check_saved(self.settings, workdir)
         else:
-            locked = processes.on_first(
+            self.lock = processes.on_first(
                 workdirs.check, self.settings, workdir, self.held
             )
         self.prepared, progress = preparing.prepare(make(), options)
@@ -207,16 +219,18 @@ class _Run:
             self.prepared, progress.state, options.log_every_steps
         )
         if not options.eval_only:
-            processes.on_first(
-                workdirs.claim, self.settings, workdir, self.held, locked
+            self.lock = processes.on_first(
+                workdirs.claim, self.settings, workdir, self.held, self.lock
             )
             processes.on_first(workdirs.write_record, workdir, device)
+            if saved:
+                processes.on_first(workdirs.warn_of_other_code, workdir)
         return progress, saved and saved.notes, program
 
     def _restore(self, progress: Progress) -> checkpoints.Checkpoint | None:
         """The newest checkpoint, which the first process reads for all."""
         options = self.options
-        fingerprint = {} if options.eval_only else workdirs.fingerprint(self.settings)
+        fingerprint = {} if options.eval_only else self._fingerprint()
         like = processes.local(progress)
 
         def restore():

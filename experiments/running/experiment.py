@@ -1,6 +1,6 @@
 """An experiment as a value: the pure parts that the engine runs and does not look into."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +52,8 @@ class Experiment(NamedTuple):
       table: from a result, as it is written to JSON, to text; None for the usual one.
       draw_tasks: `path -> None`, draws a few training tasks as the picture `path`.
       draw: `(meta, directory) -> None`, draws what came of the chosen parameters.
+      digests: of the data that tasks are drawn from, by name, such as "training": with
+        other data a run is not gone on with.
     """
 
     init: Callable[[Key], TrainState]
@@ -71,3 +73,4 @@ class Experiment(NamedTuple):
     table: Callable[[dict], str] | None = None
     draw_tasks: Callable[[Path], None] = _nothing
     draw: Callable[[MetaParams, Path], None] = _nothing
+    digests: Mapping[str, str] = {}

@@ -16,13 +16,12 @@ from experiments.running import (
     preparing,
     processes,
     startup,
-    workdirs,
 )
 from experiments.running.options import Options
 from experiments.running.preparing import Prepared, Progress
+from experiments.running.records import Records
 from experiments.running.signals import Signals, Stopped
-from experiments.running.workdirs import Settings
-from metajax import checkpoints, logs
+from metajax import logs
 
 # How long a compiled program runs at most: a signal waits for its end.
 _CALL_SECONDS = 2.0
@@ -67,7 +66,7 @@ class Since(NamedTuple):
 def train(
     prepared: Prepared,
     options: Options,
-    settings: Settings,
+    records: Records,
     progress: Progress,
     since: Since,
     clock: startup.Clock,
@@ -78,7 +77,7 @@ def train(
     Args:
       prepared: what is trained.
       options: how; its `workdir` is the run's own.
-      settings: what checkpoints depend on.
+      records: what it writes, in the first process.
       progress: where to begin; its buffers are given up.
       since: what happened since the line before.
       clock: tells at the first step what the start took, if it runs.
@@ -91,14 +90,13 @@ def train(
       Stopped: if a signal asked for it.
       NonFinite: if more steps in a row than may be skipped were not finite.
       OSError: if the directory cannot be written.
+      locks.Lost: if it is no longer the run's own.
     """
     step, ahead = min(_steps(progress)), 1
-    last_line = step - since.num_steps
     with (
         signals.deferred(),
-        processes.only_first(_Logs, options, last_line) as log,
+        records,
         processes.only_first(logs.progress_bar, options.num_steps, step) as bar,
-        processes.only_first(_saver, options, settings) as saver,
     ):
         while step < options.num_steps or since.num_steps:
             try:
@@ -118,7 +116,7 @@ def train(
                         logging.info(clock.stop(seconds, asked))
                         draw_tasks(prepared, options.workdir)
                     bar.update(taken)
-                    saver.check()
+                    records.check()
                     if received:
                         raise Stopped(int(received))
                     ahead = max(1, int(_CALL_SECONDS * asked / seconds))
@@ -130,20 +128,19 @@ def train(
                 # Once one seed has failed, others may be further: the older checkpoint
                 # is where all of them go on.
                 if len(set(_steps(progress))) == 1:
-                    saver.save(step, processes.local(progress), since._asdict())
-                saver.check(wait=True)
+                    records.save(step, processes.local(progress), since._asdict())
+                records.check(wait=True)
                 raise
             # The lines first: one without its checkpoint is dropped when resumed.
-            log.write(step, lines)
+            records.write(step, lines)
             since = Since()
             if validates:
-                log.sync()
-                saver.save(step, processes.local(progress), since._asdict())
+                records.save(step, processes.local(progress), since._asdict())
             loss = np.mean([line["train/loss"] for line in lines])
             rate = np.sum([line["tasks_per_second"] for line in lines])
             bar.set_postfix({"loss": f"{loss:.4f}", "tasks/s": f"{rate:.0f}"})
         if not options.num_steps:  # Else the last step has been saved.
-            saver.save(step, processes.local(progress), since._asdict())
+            records.save(step, processes.local(progress), since._asdict())
     return progress
 
 
@@ -169,36 +166,6 @@ def _steps_to_line(options: Options, step: int, since: int) -> int:
 def _validates(options: Options, step: int) -> bool:
     """Whether it is time for a validation and a checkpoint."""
     return step % options.eval_every_steps == 0 or step >= options.num_steps
-
-
-class _Logs(contextlib.ExitStack):
-    """The log of each seed."""
-
-    def __init__(self, options: Options, step: int):
-        super().__init__()
-        directories = workdirs.of_seeds(options)
-        for directory in directories:
-            directory.mkdir(exist_ok=True)
-        self._logs = [
-            self.enter_context(logs.MetricLog(directory, step))
-            for directory in directories
-        ]
-
-    def write(self, step: int, lines: list[dict[str, float]]) -> None:
-        for log, line in zip(self._logs, lines):
-            log.write(step, line)
-
-    def sync(self) -> None:
-        for log in self._logs:
-            log.sync()
-
-
-def _saver(options: Options, settings: Settings) -> checkpoints.InBackground:
-    return checkpoints.InBackground(
-        options.workdir / "checkpoints",
-        fingerprint=workdirs.fingerprint(settings),
-        keep=options.keep_checkpoints,
-    )
 
 
 def _advance(

@@ -1,5 +1,6 @@
 """The pictures that every run draws."""
 
+import io
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +11,7 @@ import matplotlib.pyplot as plt
 
 from experiments.running.measuring import Measurement
 import metajax as mj
-from metajax import logs
+from metajax import files, logs
 
 _MUTED = "0.55"
 
@@ -67,7 +68,10 @@ def along_axis(found: Measurement, path: Path) -> None:
 
 
 def save(figure, path: Path) -> None:
-    """Writes a figure to a file, and lets go of it."""
+    """Writes a figure to a PNG file, and lets go of it."""
+    drawn = io.BytesIO()  # Pillow hides why it cannot write to a file.
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(drawn, dpi=120, format="png")
     plt.close(figure)
+    with files.whole(path) as file:
+        file.write(drawn.getvalue())

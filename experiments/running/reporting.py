@@ -10,19 +10,33 @@ import numpy as np
 
 from experiments.running import devices, measuring, processes, workdirs
 from experiments.running.experiment import Experiment
+from experiments.running.locks import Lock
 from experiments.running.measuring import Measurement
 from experiments.running.options import Options
 from experiments.running.preparing import Prepared, Progress
 from experiments.running.workdirs import Settings
-from metajax import logs, trees
+from metajax import files, logs, trees
 from metajax.base import MetaParams
 
 Finish = Callable[[Path, MetaParams, Measurement], None]
 
 
-def report(prepared: Prepared, options: Options, progress: Progress) -> None:
-    """Tests the best parameters, and writes tables, every value, and pictures."""
-    finish = partial(_finish, prepared.experiment)
+def report(
+    prepared: Prepared, options: Options, lock: Lock | None, progress: Progress
+) -> None:
+    """Tests the best parameters, and writes tables, every value, and pictures.
+
+    Args:
+      prepared: what was trained.
+      options: how.
+      lock: that of the directory, in the first process.
+      progress: at the last step.
+
+    Raises:
+      OSError: if the directory cannot be written.
+      locks.Lost: if it is no longer the run's own.
+    """
+    finish = partial(_finish, prepared.experiment, lock)
     _test_each(prepared, options, progress, "result", finish)
 
 
@@ -58,18 +72,23 @@ def _test_each(
         _write(experiment, directory, stem, summaries[-1], found)
     if options.num_seeds > 1:
         summary, text = measuring.over_seeds(summaries, experiment.metric)
-        (options.workdir / f"{stem}.txt").write_text(text + "\n")
+        files.write_text(options.workdir / f"{stem}.txt", text + "\n")
         _write_json(options.workdir / f"{stem}.json", summary)
     if processes.is_first():
         print((options.workdir / f"{stem}.txt").read_text(), end="")
 
 
 def _finish(
-    experiment: Experiment, directory: Path, best: MetaParams, found: Measurement
+    experiment: Experiment,
+    lock: Lock,
+    directory: Path,
+    best: MetaParams,
+    found: Measurement,
 ) -> None:
     """Saves the best parameters of one seed, and draws what came of them."""
     from experiments.running import pictures  # Matplotlib takes long to import.
 
+    lock.make_sure()
     trees.save(directory / "best.npz", best)
     pictures.curves(directory / "metrics.jsonl", directory / "curves.png")
     if len(found.places) > 1:  # Else there is nothing to draw it against.
@@ -113,8 +132,9 @@ def _write(
         for name in found.values
     }
     table = experiment.table or partial(measuring.table, metric=experiment.metric)
-    np.savez(directory / f"{stem}.npz", tasks_hash=summary["tasks_hash"], **values)
-    (directory / f"{stem}.txt").write_text(table(summary) + "\n")
+    with files.whole(directory / f"{stem}.npz") as file:
+        np.savez(file, tasks_hash=summary["tasks_hash"], **values)
+    files.write_text(directory / f"{stem}.txt", table(summary) + "\n")
     # Last, since result.json says that the run is finished.
     _write_json(directory / f"{stem}.json", summary)
 
@@ -122,4 +142,4 @@ def _write(
 def _write_json(path: Path, summary: dict) -> None:
     # JSON has no NaN: what is not finite becomes null.
     summary = json.loads(json.dumps(summary), parse_constant=lambda _: None)
-    workdirs.write_whole(path, json.dumps(summary, indent=1) + "\n")
+    files.write_text(path, json.dumps(summary, indent=1) + "\n")

@@ -24,14 +24,14 @@ class Stopped(BaseException):
 class Signals:
     """Turns the first signal into `Stopped`; a second one leaves at once.
 
-    A context for the main thread, where alone Python lets signals be handled; in others
-    it does nothing. The second signal is met by a thread, since the main one may be
-    within a compiled program.
+    They are deferred but within `immediate`. A context for the main thread, where alone
+    Python lets signals be handled; in others it does nothing. The second signal is met
+    by a thread, since the main one may be within a compiled program.
     """
 
     def __init__(self):
         self.received = 0  # The number of the first signal.
-        self._defers = False
+        self._defers = True
 
     def __enter__(self) -> "Signals":
         self._handles = threading.current_thread() is threading.main_thread()

@@ -2,19 +2,22 @@
 
 from collections.abc import Collection, Mapping
 import contextlib
-import fcntl
 from importlib import metadata
 import json
-import os
 from pathlib import Path
 import platform
 import subprocess
 import sys
 from typing import NamedTuple
+import zipfile
+import zlib
 
 from absl import logging
 
+from experiments.running import locks
+from experiments.running.locks import Lock, writing
 from experiments.running.options import Options
+from metajax import checkpoints, files
 
 # Options that may differ when a run is gone on with.
 _FREE = {
@@ -25,7 +28,12 @@ _FREE = {
     "divide_state",
     "keep_checkpoints",
 }
-_LOCK, _RECORD = "lock", "run.flags"
+_RECORD, _STARTS = "run.flags", "starts.jsonl"
+_OF_A_START = {
+    locks.NAME,
+    _RECORD + files.UNFINISHED,
+}  # What one that is cut off may leave.
+_ARRAYS = ("best.npz", "result.npz")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 
 
@@ -44,77 +52,89 @@ class Settings(NamedTuple):
         return (_FREE | self.free) - self.fixed
 
 
-def fingerprint(settings: Settings) -> dict[str, str]:
-    """The settings that a checkpoint depends on, by name."""
+def fingerprint(settings: Settings, digests: Mapping[str, str]) -> dict[str, str]:
+    """What a checkpoint depends on, by name: settings, and digests of the data."""
     lines = settings.lines.items()
-    return {k: v.split("=", 1)[-1] for k, v in lines if k not in settings.may_differ}
+    found = {k: v.split("=", 1)[-1] for k, v in lines if k not in settings.may_differ}
+    return found | {f"digest of the {name} data": x for name, x in digests.items()}
 
 
 def is_finished(workdir: Path) -> bool:
-    """Whether a directory holds a run that has come to its end."""
-    return (workdir / "result.json").exists()
+    """Whether a directory holds a run that has come to its end.
+
+    One that has lost some of its results is not, if there is a checkpoint to find them
+    from again.
+    """
+    if not (workdir / "result.json").exists():
+        return False
+    return _is_whole(workdir) or not checkpoints.find(workdir / "checkpoints")
 
 
-def check(settings: Settings, workdir: Path, held: contextlib.ExitStack) -> bool:
+def _is_whole(workdir: Path) -> bool:
+    """Whether what `result.json` vouches for can be read."""
+    try:
+        result = json.loads((workdir / "result.json").read_text())
+        each = [workdir / f"seed_{seed}" for seed in result.get("seeds", ())]
+        for path in [d / name for d in each or [workdir] for name in _ARRAYS]:
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip():
+                    return False
+        written = [path for d in (workdir, *each) for path in d.glob("*.png")]
+        written += [d / "result.txt" for d in (workdir, *each)]
+        return all(path.stat().st_size for path in written)
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def check(settings: Settings, workdir: Path, held: contextlib.ExitStack) -> Lock | None:
     """Makes sure that a run may use a directory: new, or its own and unfinished.
+
+    What was left by a start that was cut off is as good as nothing.
 
     Args:
       settings: what it is asked for.
-      workdir: the directory, which is locked if it is there.
+      workdir: the directory, which is locked if a run has begun there.
       held: holds the lock.
 
     Returns:
-      Whether it is locked.
+      The lock, or None.
 
     Raises:
-      ValueError: if it holds a finished run, one with other flags, or other files, or
-        if another process is at it.
+      ValueError: if it holds a finished run, one with other flags, or other files, if
+        another process is at it, or if there can be no directory.
+      Unwritable: if it cannot be written.
     """
     if is_finished(workdir):
         raise ValueError(
             f"{workdir} holds a finished run: choose another --workdir, or look at it "
             "with --eval_only."
         )
-    record = workdir / _RECORD
-    if record.exists():
+    if (workdir / _RECORD).exists():
         differing = differences(settings, workdir, ignore=settings.may_differ)
         if differing:
             raise ValueError(
                 f"{workdir} holds an unfinished run with other flags: choose another "
                 f"--workdir, or make these agree: {' '.join(differing)}"
             )
-        _lock(workdir, held)
-        return True
-    if workdir.exists() and set(workdir.iterdir()) - {workdir / _LOCK}:
+        return Lock(workdir, held)
+    there = next(path for path in (workdir, *workdir.parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--workdir={workdir}: {there} is no directory.")
+    if there == workdir and {path.name for path in workdir.iterdir()} - _OF_A_START:
         raise ValueError(f"{workdir} is not empty and holds no run: choose another.")
-    return False
+    return _lock_new(workdir, held) if (workdir / locks.NAME).exists() else None
 
 
-def _lock(workdir: Path, held: contextlib.ExitStack) -> None:
-    """Keeps other processes away until this one ends, however it does.
+def _lock_new(workdir: Path, held: contextlib.ExitStack) -> Lock:
+    """Locks a directory in which no run has begun.
 
     Raises:
-      ValueError: if another process is at it.
+      ValueError: if one has, in the meantime.
     """
-    file = os.open(workdir / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    held.callback(os.close, file)
-    holder = os.read(file, 1000).decode(errors="replace").strip()
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(
-            f"{workdir} is in use by {holder or 'another process'}: wait for it, stop it, "
-            "or choose another --workdir."
-        ) from error
-    except OSError as error:  # Such as of a network's file system.
-        logging.warning("%s cannot be locked: %s.", workdir, error.strerror)
-        return
-    if holder:
-        logging.warning("%s was left by %s, which has ended.", workdir, holder)
-    with contextlib.suppress(OSError):  # Who it is, is but a courtesy.
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
-    held.callback(os.ftruncate, file, 0)
+    lock = Lock(workdir, held)
+    if (workdir / _RECORD).exists():
+        raise ValueError(f"another run has begun in {workdir}: start again.")
+    return lock
 
 
 def recorded(workdir: Path) -> list[str]:
@@ -148,32 +168,37 @@ def name_of(line: str, names: Collection[str]) -> str:
     return name if name in names else name.removeprefix("no")
 
 
+@writing()
 def claim(
-    settings: Settings, workdir: Path, held: contextlib.ExitStack, locked: bool
-) -> None:
+    settings: Settings, workdir: Path, held: contextlib.ExitStack, lock: Lock | None
+) -> Lock:
     """Makes the directory a run's own, by writing down its settings.
+
+    What is right there already is not written again.
 
     Args:
       settings: what it is asked for.
       workdir: the directory.
       held: holds the lock.
-      locked: whether it does since `check`.
+      lock: that of `check`.
+
+    Returns:
+      The lock.
 
     Raises:
-      ValueError: if it cannot be written, or another process was first.
+      ValueError: if another process was first.
+      Unwritable: if it cannot be written.
     """
-    lines = "\n".join(settings.lines.values()) + "\n"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not locked:
-            _lock(workdir, held)
-            if (workdir / _RECORD).exists():
-                raise ValueError(f"another run has begun in {workdir}: start again.")
-        write_whole(workdir / _RECORD, lines)
-    except OSError as error:
-        raise ValueError(
-            f"--workdir={workdir} cannot be written: {error.strerror}; choose another."
-        ) from error
+    if not lock:
+        files.make_directory(workdir)
+        lock = _lock_new(workdir, held)
+    for place in ("", "seed_*/"):
+        for left_over in workdir.glob(f"{place}*{files.UNFINISHED}"):
+            left_over.unlink()
+    record, lines = workdir / _RECORD, [*settings.lines.values()]
+    if not record.exists() or recorded(workdir) != lines:
+        files.write_text(record, "\n".join(lines) + "\n")
+    return lock
 
 
 def of_seeds(options: Options) -> list[Path]:
@@ -181,16 +206,6 @@ def of_seeds(options: Options) -> list[Path]:
     if options.num_seeds == 1:
         return [options.workdir]
     return [options.workdir / f"seed_{seed}" for seed in options.seeds]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file such that there is the old or the new one, and never half of it."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    with unfinished.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
 
 
 def check_saved(settings: Settings, workdir: Path) -> None:
@@ -209,6 +224,7 @@ def check_saved(settings: Settings, workdir: Path) -> None:
         raise ValueError(f"{workdir} holds a run of other seeds: {' '.join(others)}.")
 
 
+@writing()
 def write_record(workdir: Path, device: str) -> None:
     """Writes down, once more at each start, what the run is made with."""
     record = {
@@ -218,8 +234,38 @@ def write_record(workdir: Path, device: str) -> None:
         "python": platform.python_version(),
         "versions": {package: metadata.version(package) for package in _PACKAGES},
     }
-    with (workdir / "starts.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    path = workdir / _STARTS
+    before = path.read_text(errors="replace") if path.exists() else ""
+    if before and not before.endswith("\n"):
+        before += "\n"
+    files.write_text(path, before + json.dumps(record) + "\n")
+
+
+def warn_of_other_code(workdir: Path) -> None:
+    """Warns if the last start is made with other things than the one before it."""
+    lines = (workdir / _STARTS).read_text(errors="replace").splitlines()
+    before, now = [_made_with(line) for line in ["", *lines][-2:]]
+    changes = [
+        f"{name} was {before[name]}, is {now[name]}"
+        for name in before.keys() & now.keys()
+        if before[name] != now[name]
+    ]
+    if changes:
+        logging.warning(
+            "%s goes on, but not to the same bits: %s.",
+            workdir,
+            "; ".join(sorted(changes)),
+        )
+
+
+def _made_with(line: str) -> dict[str, str]:
+    """What bits depend on, of a line of `write_record`; nothing if it is damaged."""
+    try:
+        record = json.loads(line)
+        found = {"the commit": record["commit"], "the device": record["device"]}
+        return {name: x for name, x in (found | record["versions"]).items() if x}
+    except (ValueError, LookupError, TypeError):
+        return {}
 
 
 def _commit() -> str | None:
