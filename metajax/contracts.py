@@ -171,7 +171,7 @@ def check_tasks(tasks: Task) -> None:
 
     Objectives of one's own may have tasks of their own: those are left alone.
     """
-    if isinstance(tasks, Task):
+    if isinstance(tasks, Task) and all(isinstance(each, Batch) for each in tasks):
         struct = jax.ShapeDtypeStruct
         check_task(jax.tree.map(lambda x: struct(x.shape[1:], x.dtype), tasks))
 

@@ -1,7 +1,8 @@
 """The few helpers on pytrees that optax.tree lacks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+import json
 from pathlib import Path
 import zipfile
 
@@ -138,8 +139,20 @@ def map_given(function: Callable, tree: PyTree, other: PyTree) -> PyTree:
     )
 
 
-def save(path: str | Path, tree: PyTree) -> None:
-    """Writes a tree to an npz file, its leaves by their paths, for `load` or NumPy."""
+# What parameters belong to by name, such as {"normalization": "support"}.
+BelongsTo = Mapping[str, str]
+
+_BELONGS_TO = "belongs_to.json"
+
+
+def save(path: str | Path, tree: PyTree, belongs_to: BelongsTo | None = None) -> None:
+    """Writes a tree to an npz file, its leaves by their paths, for `load` or NumPy.
+
+    Args:
+      path: the file.
+      tree: arrays.
+      belongs_to: what the tree is to be used with, for `load` to compare.
+    """
     leaves = jax.device_get(jax.tree.leaves(tree))
     with files.whole(path) as whole, zipfile.ZipFile(whole, "w") as archive:
         for name, leaf in zip(leaf_paths(tree), map(np.asarray, leaves)):
@@ -147,29 +160,34 @@ def save(path: str | Path, tree: PyTree) -> None:
                 leaf = leaf.astype(np.float32)
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, leaf, allow_pickle=False)
+        if belongs_to is not None:
+            archive.writestr(_BELONGS_TO, json.dumps(dict(belongs_to)))
 
 
-def load(path: str | Path, like: PyTree) -> PyTree:
+def load(path: str | Path, like: PyTree, belongs_to: BelongsTo | None = None) -> PyTree:
     """Reads leaves from an npz file, such as those of a pre-trained backbone.
 
     Args:
       path: a file as `save` writes it: arrays by the paths of leaves.
       like: the tree to fill; leaves that the file does not have stay as they are here.
+      belongs_to: what the tree is used with here. Names that only one side has are not
+        compared, so that a file of another library can be read.
 
     Returns:
       A tree like `like`, with its dtypes.
 
     Raises:
       ValueError: if the file cannot be read, has a leaf that the tree has not, none that
-        it has, or one of another shape.
+        it has, one of another shape, or one that its dtype cannot hold; or if it belongs
+        to something else.
+
+    Example:
+      >>> protocol = {"normalization": "support"}
+      >>> save("body.npz", state.meta, protocol)  # doctest: +SKIP
+      >>> meta = load("body.npz", state.meta, protocol)  # doctest: +SKIP
     """
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not there, or not an npz file of parameters.")
-    try:
-        with np.load(path) as file:
-            found = dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    found, saved_for = _read(path)
+    _check_belongs(path, saved_for, belongs_to or {})
     leaves, structure = jax.tree.flatten(like)
     wanted = dict(zip(leaf_paths(like), leaves))
     strange = sorted(set(found) - set(wanted))
@@ -179,10 +197,38 @@ def load(path: str | Path, like: PyTree) -> PyTree:
             f"{', '.join(wanted)}: rename or leave out what does not belong."
         )
     for name, leaf in found.items():
-        if leaf.shape != wanted[name].shape:
-            raise ValueError(
-                f"{path} has {name} of shape {leaf.shape}, but it must be "
-                f"{wanted[name].shape}."
-            )
-        wanted[name] = jnp.asarray(leaf, wanted[name].dtype)
+        wanted[name] = _as(f"{path} has {name}", leaf, wanted[name])
     return structure.unflatten(wanted.values())
+
+
+def _read(path: str | Path) -> tuple[dict[str, np.ndarray], BelongsTo]:
+    """The arrays of a file, and what they belong to."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not there, or not an npz file of parameters.")
+    try:
+        with np.load(path) as file:
+            found = dict(file)
+        return found, json.loads(found.pop(_BELONGS_TO, b"{}"))
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _check_belongs(path: str | Path, saved: BelongsTo, here: BelongsTo) -> None:
+    for name in sorted(set(saved) & set(here)):
+        if saved[name] != here[name]:
+            raise ValueError(
+                f"{path} belongs to {name}={saved[name]}, but here it is {here[name]}: "
+                f"use it with {name}={saved[name]}, or parameters made for {here[name]}."
+            )
+
+
+def _as(which: str, leaf: np.ndarray, like: jax.Array) -> jax.Array:
+    """A leaf in another's dtype, if it holds it: floats are rounded, others kept."""
+    if leaf.shape != like.shape:
+        raise ValueError(f"{which} of shape {leaf.shape}, but it must be {like.shape}.")
+    dtype = jnp.result_type(like)
+    floats = [jnp.issubdtype(each, jnp.inexact) for each in (leaf.dtype, dtype)]
+    converted = leaf.astype(dtype)
+    if floats[0] != floats[1] or not (floats[0] or np.array_equal(converted, leaf)):
+        raise ValueError(f"{which} of {leaf.dtype}, which {dtype} cannot hold.")
+    return jnp.asarray(converted)

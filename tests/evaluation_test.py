@@ -125,6 +125,26 @@ def test_a_task_that_diverges_spoils_the_mean_and_is_counted():
     assert mj.summarize(np.array([1.0, np.inf])).mean == np.inf
 
 
+def test_a_classifier_that_diverges_on_one_task_is_counted_there():
+    learner = mj.MetaLearner(
+        init=lambda key, inputs: 0.0,
+        adapt=lambda key, meta, support: support.targets[0],
+        predict=lambda meta, adapted, inputs: jnp.full((2, 2), 1 / (adapted - 1.0)),
+    )
+
+    def sampler(key):  # Labels of 1 for about half of the tasks.
+        batch = mj.Batch(jnp.zeros((2, 1)), jnp.full(2, jax.random.bits(key) % 2, int))
+        return mj.Task(batch, batch)
+
+    objective = mj.query_loss(learner, losses.accuracy)
+    accuracy = mj.evaluate(
+        objective, {}, sampler, key=jax.random.key(0), num_tasks=12
+    ).values["loss"]
+    number = mj.summarize(accuracy).num_nonfinite
+    assert 0 < number < 12
+    assert (accuracy[np.isfinite(accuracy)] == 1).all()
+
+
 def test_no_tasks_are_refused(meta):
     with pytest.raises(ValueError, match="at least one task"):
         evaluate(meta, num_tasks=0)

@@ -52,6 +52,33 @@ def test_the_learner_of_ones_own_trains_and_beats_chance():
     assert np.mean(metrics["accuracy"][-10:]) > 0.8
 
 
+@pytest.mark.parametrize("normalization", ["support", "transductive"])
+def test_the_learner_of_ones_own_is_a_protonet_under_padding_and_any_protocol(
+    normalization,
+):
+    names = {"jax": jax, "mj": mj}
+    exec(BLOCKS[1], names)
+    images = np.random.default_rng(0).normal(size=(10, 8, 8, 1)).astype(np.float32)
+    labels = np.arange(6) % 2  # Of the third class there is no example.
+    real = np.array([True] * 4 + [False] * 2)
+    images[4:6] = np.nan
+    support = mj.Batch(images[:6], labels, real)
+    model = mj.models.conv4(None, width=2, normalization=normalization)
+    own, protonet = names["nearest_mean"](model, 3), mj.protonet(model, 3)
+    meta = jax.jit(model.init)(jax.random.key(0), images[:4])
+
+    def outputs(learner, queries):
+        adapted = learner.adapt(jax.random.key(0), meta, support)
+        return learner.predict(meta, adapted, queries)
+
+    together = outputs(own, images[6:])
+    np.testing.assert_allclose(together, outputs(protonet, images[6:]), rtol=1e-5)
+    assert (np.argmax(together, axis=1) < 2).all()
+    if normalization == "support":
+        alone = outputs(own, images[6:7])
+        np.testing.assert_allclose(together[:1], alone, rtol=1e-4, atol=1e-5)
+
+
 def test_the_head_of_ones_own_is_a_protonet():
     (block,) = (block for block in BLOCKS if "fitting_head" in block)
     names = {"mj": mj}

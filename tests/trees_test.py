@@ -116,6 +116,57 @@ def test_a_file_of_some_leaves_leaves_the_others(tmp_path):
     assert loaded["head"] == 5
 
 
+@pytest.mark.parametrize(
+    "saved, here",
+    [
+        (np.float32(1.5), np.int32(0)),
+        (np.int32(1), np.float32(0)),
+        (np.int64(2**40), np.int32(0)),
+        (np.int32(-1), np.uint8(0)),
+        (np.int32(2), np.bool_(False)),
+        (np.bool_(True), np.float32(0)),
+    ],
+)
+def test_a_leaf_that_its_dtype_cannot_hold_is_refused(tmp_path, saved, here):
+    path = tmp_path / "x.npz"
+    np.savez(path, a=saved)
+    message = f"has a of {saved.dtype}, which {here.dtype} cannot hold"
+    with pytest.raises(ValueError, match=message):
+        trees.load(path, {"a": jnp.asarray(here)})
+
+
+def test_floats_are_rounded_and_integers_that_fit_are_kept(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, a=np.float64(1 / 3), b=np.int64(7), c=np.float32(1 / 3))
+    like = {"a": jnp.float32(0), "b": jnp.uint8(0), "c": jnp.bfloat16(0)}
+    loaded = trees.load(path, like)
+    assert loaded["a"] == np.float32(1 / 3) and loaded["b"] == 7
+    assert loaded["c"] == jnp.bfloat16(1 / 3)
+    assert jax.tree.map(lambda x: x.dtype, loaded) == jax.tree.map(
+        lambda x: x.dtype, like
+    )
+
+
+def test_parameters_are_refused_where_they_do_not_belong(tmp_path):
+    path, tree = tmp_path / "saved.npz", {"a": jnp.ones(2)}
+    trees.save(path, tree, {"normalization": "support", "ways": "5"})
+    for here in (None, {}, {"normalization": "support"}, {"width": "64"}):
+        np.testing.assert_array_equal(trees.load(path, tree, here)["a"], [1, 1])
+    message = "saved.npz belongs to normalization=support, but here it is layer: use"
+    with pytest.raises(ValueError, match=message):
+        trees.load(path, tree, {"normalization": "layer", "ways": "5"})
+    with np.load(path) as file:
+        np.testing.assert_array_equal(file["a"], [1, 1])
+
+
+def test_files_that_belong_to_nothing_said_can_be_used_anywhere(tmp_path):
+    path, tree = tmp_path / "saved.npz", {"a": jnp.ones(2)}
+    for write in (trees.save, lambda path, tree: np.savez(path, **tree)):
+        write(path, tree)
+        loaded = trees.load(path, tree, {"normalization": "layer"})
+        np.testing.assert_array_equal(loaded["a"], [1, 1])
+
+
 def test_files_that_do_not_fit_are_named_with_the_reason(tmp_path):
     like = {"body": jnp.zeros(2), "head": jnp.zeros(1)}
     path = tmp_path / "x.npz"

@@ -120,7 +120,14 @@ def test_lbfgs_of_a_fixed_rate_needs_no_evaluations():
 
 @pytest.mark.parametrize(
     "num_steps, last, smooth",
-    [(2, None, True), (3, None, False), (6, 2, True), (6, 4, False), (6, 0, True)],
+    [
+        (2, None, True),
+        (3, None, False),
+        (3, 1, False),
+        (6, 2, True),
+        (6, 4, False),
+        (6, 0, True),
+    ],
 )
 def test_as_many_updates_are_checked_as_there_are(num_steps, last, smooth):
     """Of RAdam, the derivative of the third update by the gradient is NaN."""

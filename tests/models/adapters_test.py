@@ -45,6 +45,72 @@ class _Net(nnx.Module):
         return self.second(nnx.tanh(hidden))
 
 
+class _LinenDropout(nn.Module):
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, inputs):
+        hidden = nn.Dense(3, name="dense")(inputs)
+        return nn.Dropout(0.5, deterministic=self.deterministic)(hidden)
+
+
+class _NnxDropout(nnx.Module):
+    def __init__(self, rngs, **options):
+        self.dense = nnx.Linear(3, 3, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs, **options)
+
+    def __call__(self, inputs):
+        return self.dropout(self.dense(inputs))
+
+
+class _NnxNoise(nnx.Module):
+    def __init__(self, rngs):
+        self.dense, self.rngs = nnx.Linear(3, 3, rngs=rngs), rngs
+
+    def __call__(self, inputs):
+        return self.dense(inputs) + jax.random.normal(self.rngs.noise(), (3,))[None]
+
+
+def _evaluating(rngs):
+    module = _NnxDropout(rngs)
+    module.eval()
+    return module
+
+
+RANDOM = {
+    "linen": lambda: from_linen(_LinenDropout(False)),
+    "nnx": lambda: from_nnx(_NnxDropout),
+    "nnx noise": lambda: from_nnx(_NnxNoise),
+}
+EVALUATING = {
+    "linen": lambda: from_linen(_LinenDropout(True)),
+    "nnx": lambda: from_nnx(lambda rngs: _NnxDropout(rngs, deterministic=True)),
+    "nnx eval": lambda: from_nnx(_evaluating),
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_module_that_draws_random_numbers_is_refused(name):
+    model = RANDOM[name]()
+    params = model.init(jax.random.key(0), _inputs(0, 6, 3))
+    message = "draws random numbers when called.*deterministic=True"
+    with pytest.raises(ValueError, match=message):
+        model.apply(params, _inputs(0, 6, 3))
+    with pytest.raises(ValueError, match=message):
+        _meta_gradient(model, params)
+
+
+@pytest.mark.parametrize("name", EVALUATING)
+def test_a_module_whose_dropout_is_off_is_its_layers(name):
+    model, inputs = EVALUATING[name](), _inputs(0, 6, 3)
+    params = model.init(jax.random.key(0), inputs)
+    dense = (params if isinstance(params, dict) else _raw(params))["dense"]
+    expected = inputs @ dense["kernel"] + dense["bias"][None]
+    np.testing.assert_allclose(model.apply(params, inputs), expected, atol=1e-6)
+    loss, _ = _meta_gradient(model, params)
+    assert np.isfinite(loss)
+
+
 def _raw(state):
     """The arrays of an NNX state, as nested dicts."""
     return nnx.to_pure_dict(state)
