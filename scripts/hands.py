@@ -10,13 +10,12 @@ from typing import Any
 from scripts import shim
 from scripts.disk import Disk, write
 from scripts.shim import Operation, Perform
-from scripts.storage import half_done, listed, some
-from scripts.trials import Counts, Runs
+from scripts.trials import Counts, Runs, some
 
 
 def moved(runs: Runs, most: int | None) -> Counts:
     """The directory is moved away or removed, or its lock is, before each operation."""
-    operations = listed(runs, {})
+    operations = runs.operations({})
     ways = {"moved": _move, "removed": shutil.rmtree, "unlocked": _unlock}
     trials = some(itertools.product(range(len(operations)), ways), most)
     counts = Counts()
@@ -115,7 +114,7 @@ def damage(runs: Runs, most: int | None) -> Counts:
     """Files are damaged by hand, of a run that is half done and of one that is done."""
     runs.expected()
     whole = Disk.after(runs.journal).files()
-    trials = [(half_done(runs), *damage) for damage in DAMAGES.items()]
+    trials = [(runs.half_done(), *damage) for damage in DAMAGES.items()]
     trials += [(whole, *damage) for damage in DAMAGES_OF_RESULTS.items()]
     counts = Counts()
     for files, about, harm in some(trials, most):

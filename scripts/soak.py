@@ -25,17 +25,8 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scripts import faults, hands, storage
-
-KINDS = {
-    "kills": storage.kills,
-    "power": storage.power,
-    "errors": storage.errors,
-    "signals": storage.signals,
-    "moved": hands.moved,
-    "damage": hands.damage,
-    "data": hands.data,
-}
+from scripts import faults
+from scripts.storage import KINDS
 
 _KIND = flags.DEFINE_enum(
     "kind",

@@ -4,21 +4,19 @@ Each kind takes `Runs` and how many trials are wanted at most, spread over all t
 has; None for all.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import errno
 import functools
 import itertools
 import os
 from pathlib import Path
 import random
-import shutil
 import signal
-from typing import Any
 
-from scripts import faults, shim
+from scripts import faults, hands, shim
 from scripts.disk import LOSSES, Disk, write
-from scripts.shim import READS, Operation, Perform
-from scripts.trials import Counts, Runs, Start
+from scripts.shim import READS, Operation
+from scripts.trials import Counts, Runs, Start, some
 
 ERRORS = [
     getattr(errno, name)
@@ -27,14 +25,6 @@ ERRORS = [
         *("EDQUOT", "ENXIO", "EACCES", "EPERM", "ENODEV"),
     )
 ]
-
-
-def some(of_all: Iterable[Any], most: int | None) -> list[Any]:
-    """As many of all, spread evenly."""
-    of_all = list(of_all)
-    if most is None or most >= len(of_all):
-        return of_all
-    return [of_all[i * len(of_all) // most] for i in range(most)]
 
 
 def kills(runs: Runs, most: int | None) -> Counts:
@@ -111,8 +101,8 @@ def errors(runs: Runs, most: int | None) -> Counts:
     """Each operation fails with each error, once or from there on; then all is well."""
     trials = [
         (files, number, operation, code, fail)
-        for files in ({}, half_done(runs))
-        for number, operation in enumerate(listed(runs, files))
+        for files in ({}, runs.half_done())
+        for number, operation in enumerate(runs.operations(files))
         for code in ERRORS
         for fail in (shim.fail_at, shim.fail_from)
     ]
@@ -149,33 +139,10 @@ def _is_explained(start: Start, failed: Operation) -> bool:
     return start.code in codes and len(said) == 1
 
 
-def half_done(runs: Runs) -> dict[str, bytes | None]:
-    """The files of a run that was killed after its first checkpoint."""
-    runs.expected()
-    saved = [o.target.startswith("run/checkpoints/") for o in runs.journal].index(True)
-    return Disk.after(runs.journal[: saved + 3]).files()
-
-
-def listed(runs: Runs, files: dict[str, bytes | None]) -> list[Operation]:
-    """All operations of a start from these files, those that read among them."""
-    listed = []
-
-    def note(operation: Operation, perform: Perform) -> Any:
-        listed.append(operation)
-        return perform()
-
-    runs.expected()
-    place = runs.place()
-    write(files, place)
-    runs.start(place, note)
-    shutil.rmtree(place)
-    return listed
-
-
 def signals(runs: Runs, most: int | None) -> Counts:
     """A signal comes before each operation."""
     trials = itertools.product(
-        range(len(listed(runs, {}))), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        range(len(runs.operations({}))), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     )
     counts = Counts()
     for number, sent in some(trials, most):
@@ -193,3 +160,14 @@ def signals(runs: Runs, most: int | None) -> Counts:
         else:
             counts = runs.go_on(place, counts, about)
     return counts
+
+
+KINDS: dict[str, Callable[[Runs, int | None], Counts]] = {
+    "kills": kills,
+    "power": power,
+    "errors": errors,
+    "signals": signals,
+    "moved": hands.moved,
+    "damage": hands.damage,
+    "data": hands.data,
+}

@@ -1,6 +1,6 @@
 """Runs within one process, each of which meets one fault, and what became of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 import functools
 import io
@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import traceback
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ from experiments import door, running
 from experiments.few_shot.door import FLAGS, experiment, settings
 from experiments.running import Experiment, pictures
 from scripts import faults, shim
-from scripts.disk import Journal
+from scripts.disk import Disk, Journal, write
 
 # Of each thing that a run does a few, so that each of its operations can be met.
 FEW = (
@@ -62,6 +62,14 @@ class Start(NamedTuple):
         return int(found[1]) if found else 0
 
 
+def some(of_all: Iterable[Any], most: int | None) -> list[Any]:
+    """As many of all, spread evenly."""
+    of_all = list(of_all)
+    if most is None or most >= len(of_all):
+        return of_all
+    return [of_all[i * len(of_all) // most] for i in range(most)]
+
+
 class Runs:
     """Starts of one experiment, which is built and compiled but once.
 
@@ -71,6 +79,9 @@ class Runs:
 
     def __init__(self, root: Path):
         self.root = root
+        FLAGS.unparse_flags()
+        for name in FLAGS:  # Whatever was parsed before.
+            FLAGS[name].unparse()
         FLAGS(["trials", *FEW])
         self._options, self._settings = door.options(FLAGS), settings()
         # Traced but once, and its own pictures are but written.
@@ -119,26 +130,48 @@ class Runs:
             self.alone = faults.outcome(place / "run")
         return self.alone
 
+    def half_done(self) -> dict[str, bytes | None]:
+        """The files of a run that was killed after its first checkpoint."""
+        self.expected()
+        targets = [operation.target for operation in self.journal]
+        saved = targets.index("run/checkpoints/2.npz")
+        return Disk.after(self.journal[: saved + 3]).files()
+
+    def operations(self, files: dict[str, bytes | None]) -> list[shim.Operation]:
+        """All operations of a start from these files, those that read among them."""
+        listed = []
+
+        def note(operation: shim.Operation, perform: shim.Perform) -> Any:
+            listed.append(operation)
+            return perform()
+
+        self.expected()
+        place = self.place()
+        write(files, place)
+        self.start(place, note)
+        shutil.rmtree(place)
+        return listed
+
     def go_on(self, place: Path, counts: Counts, about: str) -> Counts:
         """Lets a run go on to its end, and judges what came of it."""
         saved = max(faults.whole_checkpoints(place / "run"), default=0)
         start = self.start(place)
-        found = self._found(place, start)
-        is_finished = any("holds a finished run" in line for line in start.errors)
+        said = any("holds a finished run" in line for line in start.errors)
+        is_finished = start.code == 0 or said
         judged = {
             "traces": bool(start.trace),
-            "refused": not start.trace and start.code != 0 and not is_finished,
+            "refused": not start.trace and not is_finished,
             "lost": start.code == 0 and start.step < saved,
-            "silent": found is not None and found != self.expected(),
+            "silent": is_finished and self._found(place, start) != self.expected(),
         }
         return self.judged(place, counts, judged, f"{about}: {start}")
 
     def _found(self, place: Path, start: Start) -> dict[str, object] | None:
-        """The outcome, where there is one; without what a warning says is missing."""
+        """The outcome, as if what a warning says is missing were there."""
         try:
             found = faults.outcome(place / "run")
-        except Exception as error:
-            return {"error": str(error)} if start.code == 0 else None
+        except Exception:
+            return None  # Finished, and yet not to be read.
         missing = re.search(r"lacks the lines of steps ([\d, .]+)", start.log)
         if missing:
             steps = {int(step) for step in re.findall(r"\d+", missing[1])}

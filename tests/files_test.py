@@ -11,7 +11,7 @@ def test_a_loss_of_power_leaves_the_old_file_or_the_new_one(tmp_path):
     """At each operation, of whatever is not synced by then."""
     journal = Journal()
     with shim.watched(tmp_path, journal):
-        files.make_directory(tmp_path / "new" / "own")
+        files.make_directories(tmp_path / "new" / "own")
         for text in ("old", "new"):
             files.write_text(tmp_path / "new" / "own" / "x", text)
     first = next(i for i, operation in enumerate(journal) if operation.target)
