@@ -3,7 +3,9 @@
 from collections.abc import Callable, Hashable, Iterable, Mapping
 import difflib
 import json
+import os
 from pathlib import Path
+import signal
 import sys
 import textwrap
 
@@ -41,13 +43,17 @@ def start(
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
-        import jax  # After the flags, so that --help is quick.
-
-        from experiments.running import startup
-
-        if jax.config.jax_num_cpu_devices < 0 and own["num_processes"].value is None:
-            jax.config.update("jax_num_cpu_devices", startup.num_cores())
-        sys.exit(run())
+        try:
+            _use_all_cores(own)
+            code = run()
+        except KeyboardInterrupt:  # Before the engine sees to signals, or after.
+            code = 128 + signal.SIGINT
+            print("Stopped by SIGINT: the same command goes on.", file=sys.stderr)
+        if code > 128:  # What JAX is still at must not meet the interpreter's end.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -58,6 +64,16 @@ def start(
         return rest
 
     app.run(main, flags_parser=parse)
+
+
+def _use_all_cores(own: flags.FlagValues) -> None:
+    """Makes each core a device, unless JAX's settings or several processes say how."""
+    import jax  # After the flags, so that --help is quick.
+
+    from experiments.running import startup
+
+    if jax.config.jax_num_cpu_devices < 0 and own["num_processes"].value is None:
+        jax.config.update("jax_num_cpu_devices", startup.num_cores())
 
 
 def _explained(error: flags.Error) -> str:

@@ -65,7 +65,7 @@ def save(
     Raises:
       OSError: if it cannot be written.
     """
-    files.make_directory(directory)
+    files.make_directories(directory)
     _write(directory, step, _on_host(tree), notes, fingerprint, keep)
 
 
@@ -73,7 +73,8 @@ class InBackground:
     """Saves while other work goes on, as `save` does; to be used as a context.
 
     Args:
-      directory: where the checkpoints of one run are; made if absent, but not again.
+      directory: where the checkpoints of one run are; made if absent, in one that is
+        there, and not again if it is removed.
       fingerprint: as in `save`.
       keep: as in `save`.
 

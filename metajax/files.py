@@ -50,11 +50,20 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory, and those above it, that a loss of power leaves there."""
-    absent = [each for each in (path, *path.parents) if not each.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for made in absent:
-        sync(made.parent)
+    """Makes a directory, unless it is there, such that a loss of power leaves it there.
+
+    Raises:
+      OSError: if it cannot be made, or the one above it is not there.
+    """
+    if not path.is_dir():
+        path.mkdir(exist_ok=True)  # Another process may be as quick.
+        sync(path.parent)
+
+
+def make_directories(path: Path) -> None:
+    """Makes a directory, and those above it, as `make_directory` does."""
+    for each in reversed((path, *path.parents)):
+        make_directory(each)
 
 
 def sync(path: Path) -> None:

@@ -71,6 +71,32 @@ class Report(NamedTuple):
     exit_seconds: list[float]  # From a signal in training to the end.
 
 
+def whole_checkpoints(workdir: Path) -> list[int]:
+    """The steps of the checkpoints that can be read."""
+    steps = []
+    for step, path in checkpoints.find(workdir / "checkpoints"):
+        try:
+            checkpoints.read(path)
+            steps.append(step)
+        except Exception:
+            continue
+    return steps
+
+
+def outcome(workdir: Path) -> dict[str, object]:
+    """What must not differ from that of another run of the same flags."""
+    timing = ("seconds", "tasks_per_second")
+    lines = logs.read_metrics(workdir / "metrics.jsonl")
+    found = {
+        "result": (workdir / "result.txt").read_text(),
+        "log": [{k: v for k, v in x.items() if k not in timing} for x in lines],
+    }
+    for name in ("best.npz", "result.npz"):
+        with np.load(workdir / name) as arrays:
+            found |= {f"{name}/{k}": arrays[k].tobytes() for k in arrays}
+    return found
+
+
 def heed_interrupts() -> None:
     """For a process to begin with: shells have what they start with & ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -113,28 +139,10 @@ class _Run:
         return path.stat().st_size if path.exists() else 0
 
     def whole_checkpoints(self) -> list[int]:
-        """The steps of the checkpoints that can be read."""
-        steps = []
-        for step, path in checkpoints.find(self.workdir / "checkpoints"):
-            try:
-                checkpoints.read(path)
-                steps.append(step)
-            except Exception:
-                continue
-        return steps
+        return whole_checkpoints(self.workdir)
 
     def outcome(self) -> dict[str, object]:
-        """What must not differ from that of another run."""
-        timing = ("seconds", "tasks_per_second")
-        lines = logs.read_metrics(self.workdir / "metrics.jsonl")
-        found = {
-            "result": (self.workdir / "result.txt").read_text(),
-            "log": [{k: v for k, v in x.items() if k not in timing} for x in lines],
-        }
-        for name in ("best.npz", "result.npz"):
-            with np.load(self.workdir / name) as arrays:
-                found |= {f"{name}/{k}": arrays[k].tobytes() for k in arrays}
-        return found
+        return outcome(self.workdir)
 
 
 def meet(

@@ -1,5 +1,6 @@
 """Runs that are ended and damaged from outside; `scripts/soak.py` does it for longer."""
 
+import os
 from pathlib import Path
 import random
 import shutil
@@ -8,9 +9,11 @@ import subprocess
 import sys
 import time
 
+from absl import logging
 import pytest
 
-from scripts import faults
+from experiments import running
+from scripts import faults, storage, trials
 
 ROOT = Path(__file__).parents[1]
 FEW_STEPS = [*faults.SINUSOIDS, "--num_steps=150", "--hidden=4"]
@@ -69,6 +72,47 @@ def test_the_second_signal_leaves_at_once():
     assert process.returncode in (130, 143) and process.stdout.read() == ""
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_signals_are_set_up_stops_the_run(
+    monkeypatch, tmp_path, capsys, number, code
+):
+    """Whoever started the tests may have SIGINT ignored."""
+    before, handle = signal.signal(number, signal.default_int_handler), signal.signal
+
+    def signalled(each, handler):
+        previous = handle(each, handler)
+        if each == number and handler not in (previous, signal.default_int_handler):
+            os.kill(os.getpid(), number)
+        return previous
+
+    try:
+        monkeypatch.setattr(signal, "signal", signalled)
+        assert running.run(lambda: 1 / 0, running.Options(tmp_path)) == code
+    finally:
+        handle(number, before)
+    assert capsys.readouterr().err.splitlines() == [
+        f"Stopped by {number.name}: the same command goes on."
+    ]
+
+
+INTERRUPTED = """
+from absl import flags
+from experiments import command, door
+own = flags.FlagValues()
+door.define_run_flags(own)
+def run():
+    raise KeyboardInterrupt
+command.start(own, run, about="")
+"""
+
+
+def test_an_interrupt_before_the_engine_sees_to_signals_is_one_line():
+    command = [sys.executable, "-c", INTERRUPTED, "--workdir=unused"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "Stopped by SIGINT: the same command goes on.\n"
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """Starts a command on a file system of a few hundred kilobytes, which is left."""
@@ -111,3 +155,29 @@ def test_a_full_disk_is_said_and_leaves_all_earlier_checkpoints(small_disk, tmp_
     command = small_disk(300, sys.executable, "-c", FILLING, str(tmp_path))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "28 6\n", done.stderr  # ENOSPC, after seven of 40 kB.
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs in this process, which trace and compile but once."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.INFO)  # In which a run says where it goes on from.
+    with trials.quick_pictures():
+        yield trials.Runs(tmp_path_factory.mktemp("runs"))
+    logging.set_verbosity(before)
+
+
+@pytest.fixture
+def _heeds_interrupts():
+    """Though whoever started the tests may have them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_interrupts")
+@pytest.mark.parametrize("kind", storage.KINDS)
+def test_nothing_is_lost_refused_or_wrong_whatever_storage_does(runs, kind):
+    """At some operations of a run on its files; the soak has all of them."""
+    counts = storage.KINDS[kind](runs, 12)
+    assert counts.trials >= 3 and not any(counts[1:]), counts

@@ -46,6 +46,41 @@ def test_a_directory_is_used_or_none(settings, tmp_path):
     assert settings == {"jax_enable_compilation_cache": False}
 
 
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777, 0o720])
+def test_programs_that_others_may_write_are_not_run(settings, tmp_path, caplog, mode):
+    startup.use_cache(str(tmp_path))
+    own = tmp_path / startup._processor()
+    assert settings.pop("jax_compilation_cache_dir") == str(own) and not caplog.text
+    settings.clear()
+    own.chmod(mode)
+    startup.use_cache(str(tmp_path))
+    assert not settings and f"{own} nor kept there" in caplog.text
+
+
+@pytest.fixture
+def jax_s_own(tmp_path):
+    """A directory that is set by JAX's own setting."""
+    before = startup.jax.config.jax_compilation_cache_dir
+    startup.jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path
+    startup.jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_jax_s_own_directory_is_refused_likewise(jax_s_own, settings, caplog):
+    startup.use_cache(None)
+    assert not settings and not caplog.text
+    jax_s_own.chmod(0o777)
+    startup.use_cache(None)
+    assert settings == {"jax_enable_compilation_cache": False}
+    assert f"{jax_s_own} nor kept there" in caplog.text
+
+
+def test_programs_that_others_own_are_not_run(settings, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    startup.use_cache(str(tmp_path))
+    assert not settings and "others own it" in caplog.text
+
+
 def test_a_directory_that_cannot_be_made_is_a_warning(settings, tmp_path):
     (tmp_path / "file").write_text("")
     startup.use_cache(str(tmp_path / "file"))

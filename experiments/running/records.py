@@ -40,7 +40,8 @@ class Records(contextlib.ExitStack):
         self._lock, self._logged = lock, [*logged]
         directories = workdirs.of_seeds(options)
         for directory in directories:
-            files.make_directory(directory)
+            if directory != options.workdir:  # Which is not made again.
+                files.make_directory(directory)
         self._saver = self.enter_context(
             checkpoints.InBackground(
                 options.workdir / "checkpoints",

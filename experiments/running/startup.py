@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 import platform
+from stat import S_IWGRP, S_IWOTH
 import time
 
 from absl import logging
@@ -19,9 +20,10 @@ Span = tuple[float, float]
 def use_cache(directory: str | None) -> None:
     """Keeps compiled programs on disk, for later starts with the same programs.
 
-    A directory that cannot be used is a reason for a warning, not for stopping. What
-    was compiled for one processor may not run on another, so that each kind has a
-    directory of its own, should they share a home.
+    A directory that cannot be used is a reason for a warning, not for stopping; so is
+    one into which others may put programs, since whatever is there is run. What was
+    compiled for one processor may not run on another, so that each kind has a directory
+    of its own, should they share a home.
 
     Args:
       directory: where to, or "none"; None takes JAX's own setting, or else
@@ -29,14 +31,20 @@ def use_cache(directory: str | None) -> None:
     """
     if directory == "none":
         jax.config.update("jax_enable_compilation_cache", False)
-    if directory == "none" or (not directory and jax.config.jax_compilation_cache_dir):
+        return
+    own = jax.config.jax_compilation_cache_dir
+    if own and not directory:
+        if _is_open_to_others(Path(own)):
+            jax.config.update("jax_enable_compilation_cache", False)
         return
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     path = (
         Path(directory or caches / "metajax" / "compiled").expanduser() / _processor()
     )
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_open_to_others(path):
+            return
         (path / "writable").touch()
         _trim(path, _CACHE_BYTES)
     except OSError as error:
@@ -45,6 +53,22 @@ def use_cache(directory: str | None) -> None:
     jax.config.update("jax_compilation_cache_dir", str(path))
     # Small programs too: a start compiles dozens, and their number is what takes time.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _is_open_to_others(directory: Path) -> bool:
+    """Whether others own a directory or may write it, with a warning if so."""
+    if not directory.exists():  # Or it is no local one, which JAX knows to open.
+        return False
+    found = directory.stat()
+    is_open = found.st_uid != os.geteuid() or bool(found.st_mode & (S_IWGRP | S_IWOTH))
+    if is_open:
+        logging.warning(
+            "Compiled programs are neither taken from %s nor kept there, since others "
+            "own it or may write it: make it yours alone (chmod go-w), or choose another "
+            "--compilation_cache.",
+            directory,
+        )
+    return is_open
 
 
 def _processor() -> str:

@@ -190,7 +190,7 @@ def claim(
       Unwritable: if it cannot be written.
     """
     if not lock:
-        files.make_directory(workdir)
+        files.make_directories(workdir)
         lock = _lock_new(workdir, held)
     for place in ("", "seed_*/"):
         for left_over in workdir.glob(f"{place}*{files.UNFINISHED}"):
