@@ -39,6 +39,16 @@ _ABLATION = {
     }.items()
 }
 
+# Reptile's batches before small ones were found better.
+_LARGE_BATCHES = (
+    "--shots=15",
+    "--inner_batch=25",
+    "--inner_steps=3",
+    "--num_tasks=10",
+    "--eval_inner_steps=0,3,5",
+    "--select_inner_steps=5",
+)
+
 # What took a GPU: more steps than two cores allow, and larger models.
 _LONGER_PROTONET = ("--downsample=pool", "--num_steps=10000")
 _LONGER_CIFAR_FS = ("--num_tasks=4", "--num_steps=6000")
@@ -79,26 +89,22 @@ RUNS = [
         targets={(3, "accuracy"): (0.983, 0.991)},
     ),
     Run("omniglot_5way_1shot_inductive"),
-    Run("omniglot_5way_1shot_fomaml", published="98.3 (Nichol et al. 2018)"),
+    Run(
+        "omniglot_5way_1shot_fomaml",
+        flags=("--outer_rate=1e-3",),
+        published="98.3 (Nichol et al. 2018)",
+    ),
     Run("omniglot_5way_1shot_anil"),
     Run("omniglot_5way_1shot_meta_sgd"),
     Run(
         "omniglot_5way_1shot_reptile",
-        flags=("--num_steps=15000",),
+        flags=("--num_steps=15000", *_LARGE_BATCHES),
         published="97.68 (Nichol et al. 2018)",
     ),
     Run(
         "omniglot_5way_1shot_reptile_fresh",
         preset="omniglot_5way_1shot_reptile",
-        flags=(
-            "--nokeep_inner_state",
-            "--shots=15",
-            "--inner_batch=25",
-            "--inner_steps=3",
-            "--num_tasks=10",
-            "--eval_inner_steps=0,3,5",
-            "--select_inner_steps=5",
-        ),
+        flags=("--nokeep_inner_state", *_LARGE_BATCHES),
     ),
     Run(
         "omniglot_5way_1shot_reptile_small_batches",
@@ -127,7 +133,11 @@ RUNS = [
         flags=_USUAL,
         published="91 to 94 (re-implementations)",
     ),
-    Run("omniglot_20way_1shot_anil", published="96.2 (Raghu et al. 2020)"),
+    Run(
+        "omniglot_20way_1shot_anil",
+        flags=("--inner_rate=0.1",),
+        published="96.2 (Raghu et al. 2020)",
+    ),
     Run(
         "omniglot_20way_1shot_maml_plus_plus",
         published="97.65 (Antoniou et al. 2019)",
@@ -163,6 +173,7 @@ RUNS = [
         "omniglot_5way_1shot_r2d2_long",
         preset="omniglot_5way_1shot_r2d2",
         flags=(*_LONGER_PROTONET, "--normalization=group"),
+        published="98.6 (Bertinetto et al. 2019)",
     ),
     *(
         Run(f"omniglot_5way_1shot_{learner}", tests=_MORE_WAYS, published=published)
@@ -178,6 +189,18 @@ RUNS = [
         preset="omniglot_5way_1shot_matching_net",
         flags=("--ways=60", "--num_tasks=1"),
         tests=_MORE_WAYS,
+    ),
+    Run(
+        "omniglot_5way_1shot_matching_net_60way_long",
+        preset="omniglot_5way_1shot_matching_net",
+        flags=(*_LONGER_PROTONET, "--ways=60", "--num_tasks=1"),
+        published="98.1 (Vinyals et al. 2016)",
+    ),
+    Run(
+        "omniglot_5way_1shot_relation_net_long",
+        preset="omniglot_5way_1shot_relation_net",
+        flags=_LONGER_PROTONET,
+        published="99.6 (Sung et al. 2018)",
     ),
     Run("omniglot_5way_1shot_snail"),
     Run("cifar_fs_5way_1shot_protonet", tests=_FIVE_SHOTS, published="55.5"),

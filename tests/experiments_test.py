@@ -710,6 +710,25 @@ def test_own_vectors_train_without_a_picture(run, tmp_path):
     assert not (tmp_path / "run" / "tasks.png").exists()
 
 
+def test_other_data_under_the_same_path_is_not_gone_on_with(run, stopped, tmp_path):
+    path, labels = tmp_path / "mine.npz", np.arange(60) % 15
+
+    def write(seed):
+        inputs = np.random.default_rng(seed).normal(size=(60, 7)).astype(np.float32)
+        np.savez(path, inputs=inputs, labels=labels)
+
+    arguments = [*TINY, "--data=arrays", f"--data_path={path}", "--ways=3"]
+    arguments += ["--shots=1", "--queries=1", f"--workdir={tmp_path / 'run'}"]
+    write(seed=0)
+    assert stopped("_advance", signal.SIGTERM, 2, *arguments)[0] == 143
+    write(seed=1)
+    code, _, errors = run(*arguments)
+    assert code == engine.BAD_CONFIGURATION and errors.count("\n") == 1
+    assert "digest of the training data was" in errors
+    write(seed=0)
+    assert run(*arguments)[0] == 0
+
+
 def test_class_files_that_overlap_are_refused(run, tmp_path):
     np.savez(tmp_path / "mine.npz", inputs=np.zeros((40, 3)), labels=np.arange(40) % 8)
     for name, classes in (("train", "0123"), ("validation", "345"), ("test", "67")):
@@ -795,6 +814,10 @@ def test_parameters_of_one_run_start_another_and_the_frozen_stay(
     for name in before:
         same = np.array_equal(before[name], after[name])
         assert same == name.startswith("Dense_"), name
+    other = ["--init_std=0.1", "--hidden=5", f"--workdir={tmp_path / 'third'}"]
+    code, _, errors = run(*TINY, *start, *other)
+    assert code == engine.BAD_CONFIGURATION
+    assert "belongs to hidden=['4'], but here it is ['5']" in errors
     (first / "best.npz").unlink()  # Its own checkpoint is enough from now on.
     assert run("--eval_only", "--platform=cpu", f"--workdir={second}")[0] == 0
 

@@ -36,6 +36,7 @@ class Recipe(NamedTuple):
       adjoint: how inner steps are differentiated; its arguments may be overridden.
       frozen: patterns of the meta-parameters that are not learned.
       rates_by_step: whether learned inner rates have a first axis of inner steps.
+      belongs_to: what its meta-parameters are to be used with, by name.
     """
 
     make: Callable[..., mj.MetaLearner]
@@ -45,6 +46,7 @@ class Recipe(NamedTuple):
     adjoint: MakeAdjoint
     frozen: list[str]
     rates_by_step: bool
+    belongs_to: dict[str, str]
 
     def given(self, problem: Problem, outputs: int, num_steps: int, **changes) -> Given:
         return Given(
@@ -153,6 +155,8 @@ def experiment(
         table=partial(running.table, metric=metric, counts=counts),
         draw_tasks=partial(_draw_tasks, problem),
         draw=partial(_draw, problem, recipe, learners, max(steps.evaluated)),
+        digests=problem.digests,
+        belongs_to=recipe.belongs_to,
     )
 
 

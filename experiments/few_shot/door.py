@@ -8,6 +8,7 @@ from experiments import command, door
 from experiments.few_shot import choosing
 from experiments.few_shot.adjoints import ADJOINTS
 from experiments.few_shot.choosing import CHOICES, Chosen
+from experiments.few_shot.data.encoding import ENCODING
 from experiments.few_shot.flags import FLAGS
 from experiments.few_shot.inner import (
     ADAPTED,
@@ -15,6 +16,7 @@ from experiments.few_shot.inner import (
     INNER_STEPS,
     PER_STEP,
 )
+from experiments.few_shot.models.shared import INIT_STD, WARP
 
 _ABOUT = """Meta-trains a few-shot learner and reports it on unseen tasks with an interval.
 
@@ -133,8 +135,19 @@ def recipe(picked: Chosen, problem):
         optimizer=optimizer,
         adjoint=_adjoint(picked),
         frozen=FLAGS.frozen,
+        belongs_to=_belongs_to(picked),
         rates_by_step=PER_STEP.name in read and "rates" in FLAGS.per_step,
     )
+
+
+def _belongs_to(picked: Chosen) -> dict[str, str]:
+    """What parameters would give other outputs with: the model, and how texts are read."""
+    read = {holder.name: holder.value for holder in picked.model.reads}
+    if ENCODING.name in door.flag_names(picked.data):
+        read[ENCODING.name] = ENCODING.value
+    names = {"model": picked.names["model"], **read}
+    fixed = {k: v for k, v in names.items() if k not in (INIT_STD.name, WARP.name)}
+    return {name: str(value) for name, value in fixed.items()}
 
 
 def _adjoint(picked: Chosen, name: str | None = None, **changes) -> Callable:

@@ -29,6 +29,17 @@ class Problem(NamedTuple):
     metrics: dict[str, Loss]  # Reported beside the loss.
 
     @property
+    def digests(self) -> dict[str, str]:
+        """Of the classes that tasks are drawn from, by split, if there are any."""
+        parts = {"training": self.train, "validation": self.validation}
+        parts["test"] = self.test
+        return {
+            name: sampler.data.digest
+            for name, sampler in parts.items()
+            if hasattr(sampler, "data")
+        }
+
+    @property
     def classifies(self) -> bool:
         return "accuracy" in self.metrics
 

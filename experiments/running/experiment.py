@@ -54,6 +54,8 @@ class Experiment(NamedTuple):
       draw: `(meta, directory) -> None`, draws what came of the chosen parameters.
       digests: of the data that tasks are drawn from, by name, such as "training": with
         other data a run is not gone on with.
+      belongs_to: what meta-parameters are to be used with, saved beside them and compared
+        with those that another run starts from.
     """
 
     init: Callable[[Key], TrainState]
@@ -74,3 +76,4 @@ class Experiment(NamedTuple):
     draw_tasks: Callable[[Path], None] = _nothing
     draw: Callable[[MetaParams, Path], None] = _nothing
     digests: Mapping[str, str] = {}
+    belongs_to: Mapping[str, str] = {}

@@ -60,7 +60,7 @@ def start_from_file(prepared: Prepared, progress: Progress, path: str) -> Progre
     """The progress of a run that has not begun, with parameters of another."""
 
     def start(state: mj.TrainState) -> Progress:
-        meta = trees.load(path, state.meta)
+        meta = trees.load(path, state.meta, prepared.experiment.belongs_to)
         opt_state = prepared.experiment.optimizer.init(meta)
         return _begin(state._replace(meta=meta, opt_state=opt_state))
 

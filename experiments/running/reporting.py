@@ -89,7 +89,7 @@ def _finish(
     from experiments.running import pictures  # Matplotlib takes long to import.
 
     lock.make_sure()
-    trees.save(directory / "best.npz", best)
+    trees.save(directory / "best.npz", best, experiment.belongs_to)
     pictures.curves(directory / "metrics.jsonl", directory / "curves.png")
     if len(found.places) > 1:  # Else there is nothing to draw it against.
         pictures.along_axis(found, directory / "result.png")

@@ -11,6 +11,7 @@ what comes once a run; there is a checkpoint, and a validation on two tasks, eve
 """
 
 from collections.abc import Callable
+import contextlib
 from functools import partial
 import json
 import os
@@ -29,9 +30,10 @@ from experiments.door import options
 from experiments.few_shot import door
 from experiments.few_shot.flags import FLAGS
 from experiments.running import loop, preparing, startup
+from experiments.running.locks import Lock
 from experiments.running.preparing import Prepared, Progress
+from experiments.running.records import Records
 from experiments.running.signals import Signals
-from experiments.running.workdirs import Settings
 import metajax as mj
 
 from .processes import ROOT, WorkerError
@@ -163,12 +165,13 @@ def _runner(prepared: Prepared, progress: Progress, steps: int) -> Callable[[], 
 
     def seconds(num_steps: int) -> float:
         nonlocal progress
-        last = int(progress.state.step) + num_steps
-        how = options(FLAGS)._replace(num_steps=last)
+        first = int(progress.state.step)
+        how = options(FLAGS)._replace(num_steps=first + num_steps)
         start = time.perf_counter()
-        with Signals() as signals:
+        with Signals() as signals, contextlib.ExitStack() as held:
+            records = Records(how, Lock(how.workdir, held), {}, first, [])
             progress = loop.train(
-                prepared, how, Settings(), progress, loop.Since(), clock, signals
+                prepared, how, records, progress, loop.Since(), clock, signals
             )
         return time.perf_counter() - start
 
