@@ -161,7 +161,8 @@ def save(path: str | Path, tree: PyTree, belongs_to: BelongsTo | None = None) ->
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, leaf, allow_pickle=False)
         if belongs_to is not None:
-            archive.writestr(_BELONGS_TO, json.dumps(dict(belongs_to)))
+            with archive.open(_BELONGS_TO, "w") as file:  # Without the time of day.
+                file.write(json.dumps(dict(belongs_to)).encode())
 
 
 def load(path: str | Path, like: PyTree, belongs_to: BelongsTo | None = None) -> PyTree:

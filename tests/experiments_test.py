@@ -84,6 +84,12 @@ def _loaded_once(monkeypatch):
         monkeypatch.setattr(mj.data, name, load)
 
 
+def best(workdir):
+    """The parameters that a run has chosen."""
+    with np.load(workdir / "best.npz") as file:
+        return {name: file[name] for name in file if not name.endswith(".json")}
+
+
 @pytest.fixture
 def finished(run, saves, tmp_path_factory, tmp_path):
     """Copies the directory of a run with these flags, which is made but once."""
@@ -235,9 +241,9 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_result(
     assert code == 0, errors
     assert lines(cut) == lines(whole)
     assert (cut / "result.txt").read_text() == (whole / "result.txt").read_text()
-    best, same = (np.load(workdir / "best.npz") for workdir in (whole, cut))
-    for name in best:
-        np.testing.assert_array_equal(best[name], same[name])
+    chosen, same = best(whole), best(cut)
+    for name in chosen:
+        np.testing.assert_array_equal(chosen[name], same[name])
 
 
 def test_no_line_is_written_twice_from_an_older_checkpoint(
@@ -595,9 +601,9 @@ def test_seeds_of_one_program_leave_what_their_own_runs_would(run, finished, tmp
         own = workdir / f"seed_{seed}"
         for line, expected in zip(lines(own), lines(alone), strict=True):
             assert line == pytest.approx(expected, rel=1e-4)
-        best, expected = (np.load(path / "best.npz") for path in (own, alone))
+        chosen, expected = best(own), best(alone)
         for name in expected:
-            np.testing.assert_allclose(best[name], expected[name], rtol=1e-4)
+            np.testing.assert_allclose(chosen[name], expected[name], rtol=1e-4)
         found, expected = (
             json.loads((directory / "result.json").read_text())
             for directory in (own, alone)
@@ -801,7 +807,7 @@ def test_parameters_of_one_run_start_another_and_the_frozen_stay(
     start = [f"--initial_params={first / 'best.npz'}", "--learner=anil"]
     frozen = ["--frozen=Dense_*", f"--workdir={second}"]
     assert run(*TINY, *start, *frozen)[0] == 0
-    before, after = (np.load(path / "best.npz") for path in (first, second))
+    before, after = best(first), best(second)
     assert (
         set(before)
         == set(after)
