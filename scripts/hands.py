@@ -16,6 +16,9 @@ from scripts.trials import Counts, Runs, some
 def moved(runs: Runs, most: int | None) -> Counts:
     """The directory is moved away or removed, or its lock is, before each operation."""
     operations = runs.operations({})
+    done = [operation[:2] for operation in operations]
+    locked = done.index(("open", "run/lock"))
+    looked = len(done) - done[::-1].index(("stat", "run/lock"))  # For the last time.
     ways = {"moved": _move, "removed": shutil.rmtree, "unlocked": _unlock}
     trials = some(itertools.product(range(len(operations)), ways), most)
     counts = Counts()
@@ -28,7 +31,8 @@ def moved(runs: Runs, most: int | None) -> Counts:
         said = [line for line in start.errors if line.startswith("Error: ")]
         judged = {
             "traces": bool(start.trace),
-            "unsaid": start.code not in (0, 5) or (start.code == 5) != len(said),
+            "unsaid": start.code != (5 if said else 0)
+            or not (locked < number < looked) <= len(said) <= 1,
             # What is begun anew there must be whole.
             "silent": away.exists() and run.exists() and start.code != 0,
         }
@@ -121,7 +125,7 @@ def damage(runs: Runs, most: int | None) -> Counts:
         place = runs.place()
         write(files, place)
         harm(place / "run")
-        counts = runs.go_on(place, counts.plus(trials=1), about)
+        counts = runs.go_on(place, counts.plus(trials=1), about, may_lack=True)
     return counts
 
 

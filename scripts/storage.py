@@ -42,7 +42,7 @@ def kills(runs: Runs, most: int | None) -> Counts:
             disk.do(operation)
             yield f"after {number}", disk.files()
 
-    return _from_states(runs, some(_different(states()), most))
+    return _from_states(runs, _different(states(), most))
 
 
 def power(runs: Runs, most: int | None) -> Counts:
@@ -56,16 +56,25 @@ def power(runs: Runs, most: int | None) -> Counts:
             for loss in LOSSES:
                 yield f"{loss} after {number}", disk.files(loss)
 
-    return _from_states(runs, some(_different(states()), most))
+    return _from_states(runs, _different(states(), most))
 
 
-def _different(states: Iterable[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
-    seen = set()
+def _different(
+    states: Iterable[tuple[str, dict]], most: int | None
+) -> list[tuple[str, dict]]:
+    """As many different states; if not all, first those that differ in their files."""
+    named, others, seen = [], [], set()
     for about, files in states:
-        key = hash(tuple(sorted((k, v or b"") for k, v in files.items())))
-        if key not in seen:
-            seen.add(key)
-            yield about, files
+        names = frozenset(files)
+        held = hash(tuple(sorted((k, v or b"") for k, v in files.items())))
+        if names not in seen:
+            named.append((about, files))
+        elif held not in seen:
+            others.append((about, files))
+        seen |= {names, held}
+    if most is None or most <= len(named):
+        return (named + others)[:most]
+    return named + some(others, most - len(named))
 
 
 def _from_states(runs: Runs, states: list[tuple[str, dict]]) -> Counts:

@@ -152,8 +152,20 @@ class Runs:
         shutil.rmtree(place)
         return listed
 
-    def go_on(self, place: Path, counts: Counts, about: str) -> Counts:
-        """Lets a run go on to its end, and judges what came of it."""
+    def go_on(
+        self, place: Path, counts: Counts, about: str, may_lack: bool = False
+    ) -> Counts:
+        """Lets a run go on to its end, and judges what came of it.
+
+        Args:
+          place: where it is.
+          counts: of those before.
+          about: what it has met.
+          may_lack: whether its log may lack the lines that a warning names.
+
+        Returns:
+          The counts with it.
+        """
         saved = max(faults.whole_checkpoints(place / "run"), default=0)
         start = self.start(place)
         said = any("holds a finished run" in line for line in start.errors)
@@ -162,18 +174,21 @@ class Runs:
             "traces": bool(start.trace),
             "refused": not start.trace and not is_finished,
             "lost": start.code == 0 and start.step < saved,
-            "silent": is_finished and self._found(place, start) != self.expected(),
+            "silent": is_finished
+            and self._found(place, start, may_lack) != self.expected(),
         }
         return self.judged(place, counts, judged, f"{about}: {start}")
 
-    def _found(self, place: Path, start: Start) -> dict[str, object] | None:
+    def _found(
+        self, place: Path, start: Start, may_lack: bool
+    ) -> dict[str, object] | None:
         """The outcome, as if what a warning says is missing were there."""
         try:
             found = faults.outcome(place / "run")
         except Exception:
             return None  # Finished, and yet not to be read.
         missing = re.search(r"lacks the lines of steps ([\d, .]+)", start.log)
-        if missing:
+        if missing and may_lack:
             steps = {int(step) for step in re.findall(r"\d+", missing[1])}
             left = [x for x in self.expected()["log"] if x["step"] not in steps]
             if found["log"] == left:

@@ -131,8 +131,9 @@ def _explained(
     if isinstance(error, OSError):  # Configuration and data have been read before.
         print(
             f"Error: {error.filename or options.workdir} cannot be written: "
-            f"{error.strerror or error}. What was saved before is whole: make room, keep "
-            "fewer --keep_checkpoints, or mend what else it is; the same command goes on.",
+            f"{error.strerror or error}. Make room (fewer --keep_checkpoints), mend it, or "
+            "choose another --workdir; what was saved before is whole, and the same "
+            "command goes on from there.",
             file=sys.stderr,
         )
         return UNWRITABLE

@@ -29,10 +29,8 @@ _FREE = {
     "keep_checkpoints",
 }
 _RECORD, _STARTS = "run.flags", "starts.jsonl"
-_OF_A_START = {
-    locks.NAME,
-    _RECORD + files.UNFINISHED,
-}  # What one that is cut off may leave.
+# What a start that is cut off may leave.
+_OF_A_START = {locks.NAME, _RECORD + files.UNFINISHED}
 _ARRAYS = ("best.npz", "result.npz")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 
