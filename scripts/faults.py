@@ -93,7 +93,7 @@ def outcome(workdir: Path) -> dict[str, object]:
     }
     for name in ("best.npz", "result.npz"):
         with np.load(workdir / name) as arrays:
-            found |= {f"{name}/{k}": arrays[k].tobytes() for k in arrays}
+            found |= {f"{name}/{k}": np.asarray(arrays[k]).tobytes() for k in arrays}
     return found
 
 
