@@ -20,7 +20,7 @@ def start(
     *,
     about: str,
     sections: Callable[[], Mapping[str, Iterable[str]]] = dict,
-    lists: Mapping[str, Mapping[str, str]] | None = None,
+    lists: Callable[[], Mapping[str, Mapping[str, str]]] = dict,
 ) -> None:
     """Parses a command line, does what it says, and exits.
 
@@ -33,8 +33,8 @@ def start(
       lists: what `--list` prints: by kind, names and what each is.
     """
     asked = [argument.lstrip("-") for argument in sys.argv[1:]]
-    if "list" in asked and lists:
-        sys.exit(print(_listed(lists)))
+    if "list" in asked:
+        sys.exit(print(_listed(lists())))
     if {"help", "h", "help=all", "helpfull", "helpshort"} & set(asked):
         everything = bool({"help=all", "helpfull"} & set(asked))
         sys.exit(print(_help(own, about, sections, everything)))

@@ -55,7 +55,7 @@ def main(started: float) -> None:
         partial(run_flags, started),
         about=_ABOUT,
         sections=choosing.sections,
-        lists=choosing.lists(),
+        lists=choosing.lists,
     )
 
 
