@@ -14,20 +14,36 @@ import pytest
 
 from experiments import regression_in_context, running, transition
 from experiments.examples import own_experiment
-from experiments.noisy_labels import door as noisy_labels
+from experiments.noisy_labels import study
+from experiments.noisy_labels.study import Study
 from experiments.running import loop, measuring, pictures
+from experiments.sequences import Reading
 from metajax import logs
 
 ROOT = Path(__file__).parents[1]
 STEPS = ["--num_steps=4", "--log_every_steps=2", "--eval_every_steps=2"]
 READER = ["--length=4", "--width=8", "--layers=1", "--heads=2", "--num_tasks=2"]
 READER += ["--num_validation_tasks=3", "--num_test_tasks=3"]
-BILEVEL = ["--train_images=3", "--validation_images=2", "--num_inner_steps=4"]
-BILEVEL += ["--last=2", "--compared_steps=2", "--cg_iterations=3"]
+READING = Reading(4, 8, 1, 2, 1e-3, 2, 3, 3)
+BILEVEL = Study(
+    seed=0,
+    train_images=3,
+    validation_images=2,
+    noise=0.5,
+    data_dir=None,
+    num_inner_steps=4,
+    inner_rate=1.0,
+    l2=0.01,
+    num_steps=4,
+    outer_rate=0.1,
+    last=2,
+    cg_iterations=3,
+    compared_steps=(2,),
+)
 
 
 @pytest.fixture
-def by_flags(parse, data_dir, tmp_path_factory):
+def by_flags(parse, data_dir):
     """Runs a door: its flags, what runs it, arguments -> how to run it in a directory."""
 
     def start(own, run, *arguments):
@@ -41,33 +57,23 @@ def by_flags(parse, data_dir, tmp_path_factory):
     return start
 
 
-def in_python(workdir):
+def run_in(make, workdir):
     options = running.Options(
         workdir, num_steps=4, log_every_steps=2, eval_every_steps=2
     )
-    return running.run(own_experiment.experiment, options)
+    return running.run(make, options)
 
 
-# Whatever trains on the engine: how it is run in a directory, and where its runs are.
-# A new experiment adds a line.
+# Whatever trains on the engine, but for few_shot, whose tests are its own: from the
+# directory of data to the experiment. A new one adds a line.
 EXPERIMENTS = {
-    "transition": (transition, [*READER, "--maps=2", "--size=2"], ["maps-2"]),
-    "regression": (regression_in_context, [*READER, "--dims=2"], ["dim-2"]),
-    "noisy_labels": (noisy_labels, BILEVEL, ["adjoint-unroll", "adjoint-implicit"]),
-    "own": (None, None, ["."]),
+    "transition": lambda data_dir: transition.experiment(READING, 2, 2, data_dir),
+    "regression": lambda data_dir: regression_in_context.experiment(READING, 2, 0.1),
+    "noisy_labels": lambda data_dir: study.experiment(
+        BILEVEL._replace(data_dir=data_dir), "implicit"
+    ),
+    "own": lambda data_dir: own_experiment.experiment(),
 }
-
-
-@pytest.fixture(params=EXPERIMENTS)
-def experiment(request, by_flags, monkeypatch):
-    """How to run an experiment in a directory, and where in it runs are."""
-    skip = lambda figure, path: pictures.plt.close(figure)  # noqa: E731
-    monkeypatch.setattr(pictures, "save", skip)
-    module, arguments, runs = EXPERIMENTS[request.param]
-    run_in = in_python
-    if module is not None:
-        run_in = by_flags(module.FLAGS, module.run, *arguments)
-    return run_in, runs
 
 
 def log(workdir):
@@ -76,12 +82,16 @@ def log(workdir):
     return [{k: v for k, v in line.items() if k not in timing} for line in lines]
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_goes_on_to_the_same_bits(
-    experiment, tmp_path, monkeypatch, capsys
+    name, data_dir, tmp_path, monkeypatch, capsys
 ):
-    run_in, runs = experiment
-    assert run_in(tmp_path / "whole") == 0
-    advance, stops = loop._advance, [1, 3]
+    skip = lambda figure, path: pictures.plt.close(figure)  # noqa: E731
+    monkeypatch.setattr(pictures, "save", skip)
+    make = partial(EXPERIMENTS[name], data_dir)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run_in(make, whole) == 0
+    advance, stops = loop._advance, [3]  # Within a line, after a checkpoint.
 
     def stopped(prepared, progress, *rest):
         if stops and int(progress.state.step) >= stops[0]:
@@ -91,16 +101,14 @@ def test_every_experiment_goes_on_to_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_advance", stopped)
-        codes = [run_in(tmp_path / "cut") for _ in range(3)]
-    assert codes == [143, 143, 0], capsys.readouterr().err
-    for run in runs:
-        whole, cut = tmp_path / "whole" / run, tmp_path / "cut" / run
-        assert [line["step"] for line in log(whole)] == [2, 4]
-        assert log(cut) == log(whole)
-        for name in ("best.npz", "result.npz"):
-            one, other = (np.load(workdir / name) for workdir in (whole, cut))
-            for key in one:
-                np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+        codes = [run_in(make, cut) for _ in range(2)]
+    assert codes == [143, 0], capsys.readouterr().err
+    assert [line["step"] for line in log(whole)] == [2, 4]
+    assert log(cut) == log(whole)
+    for file in ("best.npz", "result.npz"):
+        one, other = (np.load(workdir / file) for workdir in (whole, cut))
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
 
 
 def test_a_study_runs_once_what_it_lacks(by_flags, tmp_path, capsys):
@@ -118,7 +126,7 @@ def test_a_study_runs_once_what_it_lacks(by_flags, tmp_path, capsys):
 
 
 def test_the_own_experiment_reports_along_its_axis(tmp_path):
-    assert in_python(tmp_path) == 0
+    assert run_in(own_experiment.experiment, tmp_path) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["axis"] == "inner steps"
     assert [row["inner_steps"] for row in result["rows"]] == [0, 1, 5]
