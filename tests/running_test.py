@@ -91,7 +91,7 @@ def test_every_experiment_goes_on_to_the_same_bits(
     make = partial(EXPERIMENTS[name], data_dir)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run_in(make, whole) == 0
-    advance, stops = loop._advance, [3]  # Within a line, after a checkpoint.
+    advance, stops = loop._advance, [2]  # After a checkpoint.
 
     def stopped(prepared, progress, *rest):
         if stops and int(progress.state.step) >= stops[0]:
