@@ -24,9 +24,11 @@ python -m experiments.few_shot --flagfile=experiments/presets/NAME.flags --workd
 
 Later flags override earlier ones. A run that was cut off goes on when started again."""
 
-# What may differ when a run is gone on with: where the data is, and how much is held.
+# What may differ when a run is gone on with: where the data is, of which checkpoints know
+# the digests, and how much is held.
 _FREE = (
     "data_dir",
+    "data_path",
     "num_test_tasks",
     "eval_tasks_per_chunk",
     "tasks_per_chunk",
