@@ -157,8 +157,11 @@ def with_recorded(own: flags.FlagValues, argv: list[str]) -> list[str]:
     flags.DEFINE_bool("eval_only", False, "", flag_values=known)
     flags.DEFINE_string("workdir", "", "", flag_values=known)
     known([arg for arg in argv if not arg.lstrip("-").startswith("flagfile")], True)
-    record = Path(known.workdir) / "run.flags"
-    if not known.eval_only or not record.exists():
+    # Of a study, whose runs differ in nothing else than what makes them, any will do.
+    workdir = Path(known.workdir)
+    places = [workdir / "run.flags", *sorted(workdir.glob("*/run.flags"))]
+    record = next((path for path in places if path.exists()), None)
+    if not known.eval_only or record is None:
         return argv
     return [argv[0], *recorded_lines(own, record), *argv[1:]]
 

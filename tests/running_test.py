@@ -111,7 +111,7 @@ def test_every_experiment_goes_on_to_the_same_bits(
             np.testing.assert_array_equal(one[key], other[key], err_msg=key)
 
 
-def test_a_study_runs_once_what_it_lacks(by_flags, tmp_path, capsys):
+def test_a_study_runs_once_what_it_lacks(by_flags, parse, tmp_path, capsys):
     run = partial(by_flags, transition.FLAGS, transition.run, *READER, "--size=2")
     assert run("--maps=2")(tmp_path) == 0
     before = (tmp_path / "maps-2" / "starts.jsonl").read_text()
@@ -121,6 +121,9 @@ def test_a_study_runs_once_what_it_lacks(by_flags, tmp_path, capsys):
     assert [line.split()[0] for line in text.splitlines()[3:]] == ["1", "2"]
     assert (tmp_path / "maps-2" / "starts.jsonl").read_text() == before
     assert (tmp_path / "result.png").stat().st_size > 5_000
+    again = ["run", "--eval_only", f"--workdir={tmp_path}", "--num_test_tasks=4"]
+    parse(transition.FLAGS, again)  # With the flags that its runs have recorded.
+    assert transition.run() == 0 and len(list(tmp_path.glob("*/eval-*.json"))) == 2
     assert run("--maps=2", "--width=4")(tmp_path) == 2
     assert "--width=4 --width=8" in capsys.readouterr().err
 
