@@ -4,6 +4,7 @@ from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metajax.base import Params, PyTree
@@ -82,23 +83,28 @@ def check_derivative(
     value = jnp.float32(1) if takes_value(optimizer, params) else None
 
     def zeros(*axes: int) -> Params:
-        return jax.tree.map(lambda x: jnp.zeros((*axes, *x.shape), x.dtype), params)
+        return jax.tree.map(lambda x: np.zeros((*axes, *x.shape), x.dtype), params)
 
     def step(state: optax.OptState, grads: PyTree):
         updates, state = update(optimizer, grads, state, zeros(), value)
         return state, sum(jnp.sum(leaf) for leaf in jax.tree.leaves(updates))
 
     def total(grads: PyTree) -> jax.Array:
-        start = optimizer.init(zeros())
-        state, _ = jax.lax.scan(step, start, zeros(num_steps - exact_steps))
+        state = optimizer.init(zeros())
+        if not jax.tree.leaves(state):  # Every update is as the first.
+            return step(state, jax.tree.map(lambda x: x[0], grads))[1]
+        if num_steps > exact_steps:
+            state, _ = jax.lax.scan(step, state, zeros(num_steps - exact_steps))
         return jnp.sum(jax.lax.scan(step, state, grads)[1])
+
+    def is_smooth(grads: PyTree) -> jax.Array:
+        slopes = jax.tree.leaves(jax.grad(total)(grads))
+        return jnp.all(jnp.stack([jnp.isfinite(slope).all() for slope in slopes]))
 
     with jax.ensure_compile_time_eval():
         # Compiled as one: each operation by itself would take as long.
-        slopes = jax.tree.leaves(jax.jit(jax.grad(total))(zeros(exact_steps)))
-        if any(isinstance(slope, jax.core.Tracer) for slope in slopes):
-            return
-        if all(jnp.isfinite(slope).all() for slope in slopes):
+        smooth = jax.jit(is_smooth)(zeros(exact_steps))
+        if isinstance(smooth, jax.core.Tracer) or smooth:
             return
     raise ValueError(
         "The inner optimizer's update has no finite derivative at a zero gradient, so "
