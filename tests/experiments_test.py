@@ -60,7 +60,9 @@ def saves(monkeypatch):
     from experiments.few_shot import pictures as few_shot_pictures
 
     save = pictures.save
-    skip = lambda figure, path: pictures.plt.close(figure)  # noqa: E731
+
+    def skip(figure, path):
+        pictures.plt.close(figure)
 
     def use(function):
         for module in (pictures, few_shot_pictures):
@@ -388,8 +390,12 @@ def test_factories_take_the_flags_that_their_parts_declare():
     for parts in choosing.CHOICES.values():
         for name, part in parts.items():
             own = inspect.signature(part.make).parameters.values()
-            given = lambda p: p.kind is p.KEYWORD_ONLY and p.default is p.empty  # noqa: E731
-            own = {parameter.name for parameter in own if given(parameter)}
+            own = {
+                parameter.name
+                for parameter in own
+                if parameter.kind is parameter.KEYWORD_ONLY
+                and parameter.default is parameter.empty
+            }
             assert own == {holder.name for holder in part.reads}, name
 
 

@@ -86,8 +86,7 @@ def log(workdir):
 def test_every_experiment_goes_on_to_the_same_bits(
     name, data_dir, tmp_path, monkeypatch, capsys
 ):
-    skip = lambda figure, path: pictures.plt.close(figure)  # noqa: E731
-    monkeypatch.setattr(pictures, "save", skip)
+    monkeypatch.setattr(pictures, "save", lambda figure, _: pictures.plt.close(figure))
     make = partial(EXPERIMENTS[name], data_dir)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run_in(make, whole) == 0

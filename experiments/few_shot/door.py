@@ -159,7 +159,10 @@ def _adjoint(picked: Chosen, name: str | None = None, **changes) -> Callable:
     if picked.learner.adjoint is None:
         return lambda num_steps, **overridden: None
     if "adjoint" not in picked.names:  # Nothing is differentiated.
-        make = lambda num_steps, **overridden: mj.adjoints.unroll(last=0)  # noqa: E731
+
+        def make(num_steps, **overridden):
+            return mj.adjoints.unroll(last=0)
+
     else:
         part = ADJOINTS[name or picked.names["adjoint"]]
         make = door.bound(part, CHOICES, **changes)

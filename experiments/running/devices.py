@@ -50,18 +50,16 @@ def choose(experiment: Experiment, options: Options) -> Devices:
     Raises:
       ValueError: if the number asked for does not suit.
     """
-    share = partial(_share, experiment.num_tasks)
     if options.num_seeds > 1:
-        number, axis = _number_for_seeds(options), "seeds"
-        share = lambda number: experiment.num_tasks  # noqa: E731
-    else:
-        number, axis = _number_for_tasks(experiment, options.num_devices), None
-    mesh = None
-    if number > 1 and axis is None:
-        mesh = mj.estimators.task_mesh(number)
-    elif number > 1:
+        number, share = _number_for_seeds(options), experiment.num_tasks
         devices = jax.devices()[:number]
-        mesh = jax.make_mesh((number,), (axis,), (AxisType.Auto,), devices=devices)
+        mesh = jax.make_mesh((number,), ("seeds",), (AxisType.Auto,), devices=devices)
+    else:
+        number = _number_for_tasks(experiment, options.num_devices)
+        share = _share(experiment.num_tasks, number)
+        mesh = mj.estimators.task_mesh(number)
+    if number == 1:
+        mesh = None
     divides_state = options.divide_state and not options.eval_only
     if divides_state and mesh is None:
         raise ValueError(
@@ -69,7 +67,7 @@ def choose(experiment: Experiment, options: Options) -> Devices:
             "--num_devices and --num_tasks."
         )
     chunk = experiment.tasks_per_chunk
-    return Devices(number, mesh, options.num_seeds, share(number), chunk, divides_state)
+    return Devices(number, mesh, options.num_seeds, share, chunk, divides_state)
 
 
 def _number_for_seeds(options: Options) -> int:

@@ -32,11 +32,13 @@ from metajax import checkpoints, trees
 # Exit codes, beside processes.LOST_PEER, and 128 and its number for a signal.
 BAD_CONFIGURATION, NON_FINITE, OUT_OF_MEMORY, UNWRITABLE = 2, 3, 4, 5
 
+_NOTHING_RECORDED = Settings()
+
 
 def run(
     make: Callable[[], Experiment],
     options: Options,
-    settings: Settings = Settings(),  # noqa: B008 (It is a tuple.)
+    settings: Settings = _NOTHING_RECORDED,
     *,
     started: float | None = None,
 ) -> int:
@@ -75,7 +77,7 @@ def run(
 def run_each(
     makers: dict[str, Callable[[], Experiment]],
     options: Options,
-    settings: Settings = Settings(),  # noqa: B008
+    settings: Settings = _NOTHING_RECORDED,
     *,
     started: float | None = None,
 ) -> int:
