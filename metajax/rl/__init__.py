@@ -1,0 +1,1 @@
+"""Meta-reinforcement learning: tasks are games, and their data what a policy collects."""
