@@ -46,9 +46,10 @@ from metajax.learners import freeze as freeze
 from metajax.objectives import multi_step_loss as multi_step_loss
 from metajax.objectives import query_loss as query_loss
 from metajax.objectives import step_weights as step_weights
+from metajax.steps import Collected as Collected
+from metajax.steps import TrainState as TrainState
+from metajax.steps import scheduled_step as scheduled_step
+from metajax.steps import train_step as train_step
 from metajax.streams import draw_tasks as draw_tasks
-from metajax.training import TrainState as TrainState
 from metajax.training import init_state as init_state
-from metajax.training import scheduled_step as scheduled_step
 from metajax.training import train as train
-from metajax.training import train_step as train_step

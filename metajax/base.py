@@ -97,6 +97,20 @@ class Model(NamedTuple):
     calibrate: Callable[[Params, PyTree], Params] = _unchanged
 
 
+class Recurrent(NamedTuple):
+    """A parametric function along a sequence, with a memory.
+
+    Attributes:
+      init: `(key, inputs) -> params`, from the inputs of one place.
+      start: `params -> memory`, before the first place.
+      step: `(params, memory, inputs) -> (memory, outputs)`, of one place.
+    """
+
+    init: Callable[[Key, PyTree], Params]
+    start: Callable[[Params], PyTree]
+    step: Callable[[Params, PyTree, PyTree], tuple[PyTree, PyTree]]
+
+
 class MetaLearner(NamedTuple):
     """A way to learn from one task, as three pure functions.
 

@@ -4,12 +4,11 @@ Here, and in training and evaluation, is where the task axis lives.
 """
 
 from collections import Counter
-from collections.abc import Callable
 
 import jax
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import Mesh
 import optax
 
 from metajax import backward, contracts, objectives
@@ -23,37 +22,13 @@ from metajax.base import (
     MetaParams,
     Objective,
     Params,
-    PyTree,
     Task,
 )
-from metajax.streams import threefry
-from metajax.tracing import trace_once
+from metajax.sharing import each_task as each_task
+from metajax.sharing import over_tasks, weighted_sum
+from metajax.sharing import task_mesh as task_mesh
 
 _NOISE = 2**32 - 1  # No task has this number.
-
-
-def task_mesh(num_devices: int | None = None) -> Mesh:
-    """Devices to divide tasks among, as a mesh with the one axis "tasks".
-
-    Args:
-      num_devices: how many, of the first that JAX has; all by default.
-
-    Returns:
-      The mesh.
-
-    Raises:
-      ValueError: if there are not so many.
-    """
-    devices = jax.devices()
-    number = len(devices) if num_devices is None else num_devices
-    if not 1 <= number <= len(devices):
-        raise ValueError(
-            f"task_mesh: choose 1 to {len(devices)} devices, the number there are: got "
-            f"{number}."
-        )
-    return jax.make_mesh(
-        (number,), ("tasks",), (AxisType.Auto,), devices=devices[:number]
-    )
 
 
 def backprop(
@@ -110,7 +85,7 @@ def backprop(
                 with backward.collecting(probes, used):
                     return objective(key, meta, task)
 
-            return _weighted_sum(weights, jax.vmap(one)(keys, tasks, probes))
+            return weighted_sum(weights, jax.vmap(one)(keys, tasks, probes))
 
         probes = {name: jnp.zeros(len(weights)) for name in backward.NAMES}
         value_and_grad = jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True)
@@ -121,7 +96,7 @@ def backprop(
         }
         return (loss, metrics | measured), grads
 
-    return _over_tasks(total, tasks_per_chunk, mesh)
+    return over_tasks(total, tasks_per_chunk, mesh)
 
 
 def forward_mode(
@@ -158,13 +133,13 @@ def forward_mode(
 
         def weighted(vector):
             each = jax.vmap(objective, in_axes=(0, None, 0))
-            values = _weighted_sum(weights, each(keys, unravel(vector), tasks))
+            values = weighted_sum(weights, each(keys, unravel(vector), tasks))
             return values[0], values
 
         gradient, values = jax.jacfwd(weighted, has_aux=True)(vector)
         return values, unravel(gradient)
 
-    return _over_tasks(total, tasks_per_chunk, mesh)
+    return over_tasks(total, tasks_per_chunk, mesh)
 
 
 def evolution(
@@ -212,7 +187,7 @@ def evolution(
     def total(key: Key, meta: MetaParams, weights, keys: Key, tasks: Task):
         def evaluate(meta):
             each = jax.vmap(objective, in_axes=(0, None, 0))
-            return _weighted_sum(weights, each(keys, meta, tasks))
+            return weighted_sum(weights, each(keys, meta, tasks))
 
         def pair(key):
             noise = optax.tree.random_like(key, meta, jax.random.normal)
@@ -231,7 +206,7 @@ def evolution(
         )
         return jax.lax.scan(add_pair, zeros, jnp.arange(num_pairs))[0]
 
-    return _over_tasks(total, tasks_per_chunk, mesh)
+    return over_tasks(total, tasks_per_chunk, mesh)
 
 
 def displacement(
@@ -281,16 +256,16 @@ def displacement(
                 )
             return (values["loss"], values), optax.tree.sub(meta, adapted)
 
-        return _weighted_sum(weights, jax.vmap(one)(keys, tasks))
+        return weighted_sum(weights, jax.vmap(one)(keys, tasks))
 
-    return _over_tasks(total, tasks_per_chunk, mesh)
+    return over_tasks(total, tasks_per_chunk, mesh)
 
 
 def before(step: jax.Array, until: int, first: Estimator, then: Estimator) -> Estimator:
     """One estimator before an outer step, and another from there on.
 
     Args:
-      step: the outer step; see `training.scheduled_step`.
+      step: the outer step; see `steps.scheduled_step`.
       until: the outer step from which `then` is used.
       first: such as first-order MAML, for the annealing of the derivative's order.
       then: one with metrics of the same names.
@@ -315,95 +290,3 @@ def _without_statistics(adapted: Adapted) -> Params:
     return jax.tree.map(
         lambda x: x.params if is_calibrated(x) else x, adapted, is_leaf=is_calibrated
     )
-
-
-# (key, meta, weights, keys, tasks) to ((loss, metrics), gradient), summed over tasks with
-# those weights. The first key is that of the step, the others are of the tasks.
-SumOverTasks = Callable[[Key, MetaParams, jax.Array, Key, Task], PyTree]
-
-
-def _weighted_sum(weights: jax.Array, each: PyTree) -> PyTree:
-    def weighted_sum(x):
-        # Integers and booleans, as of metrics that count, have a mean that is neither.
-        real = jnp.issubdtype(x.dtype, jnp.inexact)
-        scaled = jax.vmap(jnp.multiply)(weights.astype(x.dtype) if real else weights, x)
-        return jnp.sum(scaled, 0)
-
-    return jax.tree.map(weighted_sum, each)
-
-
-def _over_tasks(
-    total: SumOverTasks, tasks_per_chunk: int | None, mesh: Mesh | None
-) -> Estimator:
-    """An estimator by its sum over tasks, in chunks and on devices."""
-    if tasks_per_chunk is not None and tasks_per_chunk < 1:
-        raise ValueError(f"tasks_per_chunk must be at least 1: got {tasks_per_chunk}.")
-    total = _in_chunks(total, tasks_per_chunk)
-    if mesh is not None:
-        total = _on_devices(total, mesh)
-
-    def estimate(key: Key, meta: MetaParams, tasks: Task):
-        contracts.check_tasks(tasks)
-        key, num_tasks = threefry(key), len(jax.tree.leaves(tasks)[0])
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_tasks))
-        return total(key, meta, jnp.full(num_tasks, 1 / num_tasks), keys, tasks)
-
-    return estimate
-
-
-def _in_chunks(total: SumOverTasks, chunk: int | None) -> SumOverTasks:
-    """The same sum, of so many tasks at a time."""
-
-    def total_of_chunks(key: Key, meta: MetaParams, *each):
-        num_tasks = len(each[0])
-        if chunk is None or chunk == num_tasks:
-            return total(key, meta, *each)
-        if num_tasks % chunk:
-            raise ValueError(
-                f"tasks_per_chunk={chunk} does not divide the {num_tasks} tasks of a "
-                f"device; choose a divisor of {num_tasks}."
-            )
-
-        chunks = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), each)
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), chunks)
-        total_of_chunk, shapes = trace_once(total, key, meta, *one)
-
-        def add_chunk(so_far, each):
-            added = total_of_chunk(key, meta, *each)
-            return jax.tree.map(jnp.add, so_far, added), None
-
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(add_chunk, zeros, chunks)[0]
-
-    return total_of_chunks
-
-
-def _on_devices(total: SumOverTasks, mesh: Mesh) -> SumOverTasks:
-    """The same sum, each device taking its share of the tasks."""
-
-    def total_of_share(key: Key, meta: MetaParams, *each):
-        # Raveled, so that devices meet once a step rather than once a parameter.
-        vector, unravel = ravel_pytree(total(key, meta, *each))
-        return unravel(jax.lax.psum(vector, "tasks"))
-
-    # Without varying-axes checks a gradient is that of the device's own tasks.
-    everywhere, divided = PartitionSpec(), PartitionSpec("tasks")
-    total_of_shares = jax.shard_map(
-        total_of_share,
-        mesh=mesh,
-        in_specs=(everywhere, everywhere, divided, divided, divided),
-        out_specs=everywhere,
-        check_vma=False,
-    )
-
-    def padded_total(
-        key: Key, meta: MetaParams, weights: jax.Array, keys: Key, tasks: Task
-    ):
-        num_tasks, padding = len(weights), -len(weights) % mesh.size
-        if padding:
-            weights = jnp.pad(weights, (0, padding))
-            again = jnp.arange(num_tasks + padding) % num_tasks
-            keys, tasks = jax.tree.map(lambda x: x[again], (keys, tasks))
-        return total_of_shares(key, meta, weights, keys, tasks)
-
-    return padded_total

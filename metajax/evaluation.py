@@ -12,8 +12,8 @@ import numpy as np
 
 from metajax import contracts
 from metajax.base import Key, MetaParams, Objective, Sampler
+from metajax.steps import TrainState
 from metajax.streams import as_pytree, draw_tasks, threefry
-from metajax.training import TrainState
 
 
 class Evaluation(NamedTuple):

@@ -1,6 +1,5 @@
 """Meta-training: the outer loop as one compiled scan that draws its own tasks."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -10,10 +9,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
-from metajax import contracts, trees
-from metajax.adjoints import updates
+from metajax import contracts
 from metajax.base import (
-    Estimator,
     Key,
     MetaLearner,
     MetaParams,
@@ -22,24 +19,11 @@ from metajax.base import (
     Sampler,
     Task,
 )
-from metajax.streams import as_pytree, step_keys, step_tasks, threefry
+from metajax.steps import TrainState, TrainStep
+from metajax.streams import as_pytree, step_tasks, threefry
 from metajax.tracing import trace_once
 
 _DRAWN_BYTES = 1 << 20  # Of tasks that wait for their step.
-
-
-class TrainState(NamedTuple):
-    """What meta-training needs to go on: save it, and resume from it."""
-
-    step: jax.Array  # Outer steps taken, int32.
-    key: Key  # Fixes the stream of tasks; never changes.
-    meta: MetaParams
-    opt_state: optax.OptState
-    # Steps in a row, up to here, that were not finite.
-    skipped: jax.Array = np.int32(0)
-
-
-TrainStep = Callable[[TrainState, Task], tuple[TrainState, Metrics]]
 
 
 class Seeds(NamedTuple):
@@ -101,101 +85,6 @@ def begin(
     state = TrainState(jnp.int32(0), key, meta, optimizer.init(meta))
     # Training gives these buffers up, so that each must be its own and nobody else's.
     return jax.tree.map(jnp.copy, state)
-
-
-def train_step(
-    meta_grad: Estimator,
-    optimizer: optax.GradientTransformation,
-    *,
-    max_skipped: int = 10,
-) -> TrainStep:
-    """One outer step: estimate the meta-gradient, update the meta-parameters.
-
-    A step whose loss, or the norm of whose gradient or update, is not finite changes no
-    parameter and no state of the optimizer. It is skipped, and training goes on with the
-    next tasks; but after so many in a row the state stays at the step that failed.
-
-    Args:
-      meta_grad: an estimator of the meta-gradient.
-      optimizer: the outer optimizer, any optax transformation.
-      max_skipped: how many steps in a row may be skipped.
-
-    Returns:
-      A pure function `(state, tasks) -> (state, metrics)`. The metrics are those of the
-      objective, averaged over tasks, `loss`, if it has none of this name, `grad_norm`, the
-      global norm of the meta-gradient, and `skipped`, which is 1 for a step that was not
-      finite and else 0.
-
-    Raises:
-      ValueError: if `max_skipped` is negative, or `optimizer` is none; when traced, if
-        the state is of another optimizer, or the optimizer evaluates a function.
-
-    Note:
-      `optax.apply_if_finite` applies what is not finite after its limit; here it never
-      reaches the parameters.
-    """
-    if max_skipped < 0:
-        raise ValueError(f"max_skipped must be at least 0: got {max_skipped}.")
-    contracts.check_optimizer(optimizer)
-
-    def step(state: TrainState, tasks: Task) -> tuple[TrainState, Metrics]:
-        _, key = step_keys(state.key, state.step)
-        contracts.check_opt_state(optimizer, state.meta, state.opt_state)
-        (loss, metrics), grads = contracts.check_estimate(
-            meta_grad(key, state.meta, tasks)
-        )
-        value = loss if updates.takes_value(optimizer, state.meta) else None
-        moves, opt_state = updates.update(
-            optimizer, grads, state.opt_state, state.meta, value
-        )
-        meta = optax.apply_updates(state.meta, moves)
-        grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss + grad_norm + optax.tree.norm(moves))
-        after = TrainState(
-            state.step + 1, state.key, meta, opt_state, jnp.zeros_like(state.skipped)
-        )
-        passed = (state.skipped < max_skipped).astype(jnp.int32)
-        over = state._replace(step=state.step + passed, skipped=state.skipped + passed)
-        own = {"grad_norm": grad_norm, "skipped": jnp.where(finite, 0.0, 1.0)}
-        metrics = {"loss": loss} | metrics | own
-        return trees.select(finite, after, over), metrics
-
-    return step
-
-
-def scheduled_step(
-    meta_grad_at: Callable[[jax.Array], Estimator],
-    optimizer: optax.GradientTransformation,
-    *,
-    max_skipped: int = 10,
-) -> TrainStep:
-    """One outer step, of an estimator that changes as training goes on.
-
-    Args:
-      meta_grad_at: from the outer step, an int32 scalar that is traced, to an estimator
-        of the meta-gradient: a weight in its loss may fall with the step, or
-        `estimators.before` may choose between two.
-      optimizer: the outer optimizer, any optax transformation.
-      max_skipped: as in `train_step`.
-
-    Returns:
-      As `train_step`.
-
-    Example:
-      The multi-step loss of MAML++ over five inner steps:
-
-      >>> def meta_grad_at(step):  # doctest: +SKIP
-      ...     weights = step_weights(step, num_steps=5, anneal_steps=5000)
-      ...     objective = multi_step_loss(learner, loss, weights)
-      ...     return estimators.backprop(objective)
-      >>> step = scheduled_step(meta_grad_at, optax.adam(1e-3))  # doctest: +SKIP
-    """
-
-    def step(state: TrainState, tasks: Task) -> tuple[TrainState, Metrics]:
-        meta_grad = meta_grad_at(state.step)
-        return train_step(meta_grad, optimizer, max_skipped=max_skipped)(state, tasks)
-
-    return step
 
 
 def divided(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -10,7 +10,7 @@ import optax
 from experiments.running import measuring
 from experiments.running.measuring import Measure, Measurement, Metric
 from metajax.base import Key, MetaParams, Sampler
-from metajax.training import TrainState, TrainStep
+from metajax.steps import TrainState, TrainStep
 
 
 class Layout(NamedTuple):

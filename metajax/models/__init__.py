@@ -9,6 +9,7 @@ from metajax.models.mlp import mlp as mlp
 from metajax.models.readers import from_reader as from_reader
 from metajax.models.readers import in_context_transformer as in_context_transformer
 from metajax.models.readers import linear_attention as linear_attention
+from metajax.models.recurrent import gru as gru
 from metajax.models.snail import snail as snail
 from metajax.models.text import bag as bag
 from metajax.models.text import text_cnn as text_cnn

@@ -113,18 +113,28 @@ class Policy(NamedTuple):
     apply: Callable[[Params, Seen], Decision]
 
 
-def along(policy_start, policy_step) -> Callable[[Params, Seen], Decision]:
-    """The `apply` of a policy by its `step`, one decision after another."""
+def anew(seen: Seen, start: Memory, memory: Memory) -> Memory:
+    """The memory for a decision: that of the start where a trial begins."""
+    return jax.tree.map(lambda x, y: jnp.where(seen.begins, x, y), start, memory)
+
+
+def along(
+    start: Callable[[Params], Memory],
+    step: Callable[[Params, Memory, Seen], tuple[Memory, Decision]],
+) -> Callable[[Params, Seen], Decision]:
+    """The `apply` of a policy by its `step`, one decision after another.
+
+    Args:
+      start: as `Policy.start`.
+      step: as `Policy.step`.
+    """
 
     def apply(params: Params, seen: Seen) -> Decision:
-        start = policy_start(params)
+        begun = start(params)
 
-        def decide(memory, seen: Seen):
-            memory = jax.tree.map(
-                lambda new, old: jnp.where(seen.begins, new, old), start, memory
-            )
-            return policy_step(params, memory, seen)
+        def decide(memory: Memory, seen: Seen):
+            return step(params, anew(seen, begun, memory), seen)
 
-        return jax.lax.scan(decide, start, seen)[1]
+        return jax.lax.scan(decide, begun, seen)[1]
 
     return apply
