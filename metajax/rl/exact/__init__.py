@@ -1,0 +1,1 @@
+"""Exact optima of environments, and policies that need no learning."""
