@@ -5,6 +5,7 @@ import difflib
 import json
 import os
 from pathlib import Path
+import re
 import signal
 import sys
 import textwrap
@@ -19,8 +20,8 @@ def start(
     run: Callable[[], int],
     *,
     about: str,
-    sections: Callable[[], Mapping[str, Iterable[str]]] = dict,
-    lists: Callable[[], Mapping[str, Mapping[str, str]]] = dict,
+    sections_now: Callable[[], Mapping[str, Iterable[str]]] = dict,
+    lists_now: Callable[[], Mapping[str, Mapping[str, str]]] = dict,
 ) -> None:
     """Parses a command line, does what it says, and exits.
 
@@ -28,16 +29,16 @@ def start(
       own: the flags of the experiment.
       run: does what they say, and returns the exit code.
       about: what `--help` says first.
-      sections: for `--help`, the names of the flags that the chosen parts read, by
+      sections_now: for `--help`, the names of the flags that the chosen parts read, by
         what reads them; nothing where all are always read.
-      lists: what `--list` prints: by kind, names and what each is.
+      lists_now: what `--list` prints: by kind, names and what each is.
     """
     asked = [argument.lstrip("-") for argument in sys.argv[1:]]
     if "list" in asked:
-        sys.exit(print(_listed(lists())))
+        sys.exit(print(_listed(lists_now())))
     if {"help", "h", "help=all", "helpfull", "helpshort"} & set(asked):
         everything = bool({"help=all", "helpfull"} & set(asked))
-        sys.exit(print(_help(own, about, sections, everything)))
+        sys.exit(print(_help(own, about, sections_now, everything)))
     flags.FLAGS.append_flag_values(own)
 
     def main(argv: list[str]) -> None:
@@ -194,16 +195,75 @@ def _maker(workdir: Path) -> str:
         return ""
 
 
+def given(own: flags.FlagValues, values: Mapping[str, object]) -> list[str]:
+    """The flags that are not at their defaults, but for those of a run's record."""
+    names = [name for name in own if values[name] != own[name].default]
+    record = Path(values["workdir"] or "") / "run.flags"
+    if values["eval_only"] and record.is_file():
+        recorded = recorded_lines(own, record)
+        names = [name for name in names if own[name].serialize() not in recorded]
+    return names
+
+
 # Help
 
 
-def _help(own, about: str, sections, everything: bool) -> str:
+def sections(
+    title: str,
+    always: Iterable[flags.FlagHolder],
+    parts: Mapping[str, door.Part],
+    names: Mapping[str, str],
+) -> dict[str, list[str]]:
+    """For help: the flags that every run reads, and those of the chosen parts.
+
+    Args:
+      title: of the first section.
+      always: what every run reads.
+      parts: the chosen parts, by the flag that chooses each.
+      names: what that flag says.
+    """
+    found = {title: [holder.name for holder in always]}
+    seen = {*found[title]}
+    for choice, part in parts.items():
+        reads = [name for name in door.flag_names(part) if name not in seen]
+        seen.update(reads)
+        if reads:
+            found[f"--{choice}={names[choice]}, {part.about}"] = reads
+    return found
+
+
+def lists(
+    presets: Path, choices: Mapping[str, Mapping[str, door.Part]]
+) -> dict[str, dict[str, str]]:
+    """What there is to choose, a line each: presets of a folder, and parts."""
+    folder = presets.relative_to(Path(__file__).parents[1])
+    found = {
+        f"presets (--flagfile={folder}/NAME.flags)": {
+            path.stem: _first_sentence(path) for path in sorted(presets.glob("*.flags"))
+        }
+    }
+    for choice, parts in choices.items():
+        found[f"--{choice}"] = {name: part.about for name, part in parts.items()}
+    return found
+
+
+def _first_sentence(preset: Path) -> str:
+    lines = []
+    for line in preset.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.strip("# "))
+    (sentence, *_) = re.split(r"\.\s+(?=[A-Z])", " ".join(lines))
+    return textwrap.shorten(sentence.rstrip("."), 100, placeholder=" ...")
+
+
+def _help(own, about: str, sections_now, everything: bool) -> str:
     argv = [a for a in sys.argv if not a.lstrip("-").startswith("help") and a != "-h"]
     try:
         own(with_recorded(own, argv), known_only=True)
     except flags.Error:
         own.mark_as_parsed()
-    found = sections()
+    found = sections_now()
     parts = {name for names in found.values() for name in names}
     run_flags = flags.FlagValues()
     door.define_run_flags(run_flags)

@@ -104,11 +104,14 @@ class Recurrent(NamedTuple):
       init: `(key, inputs) -> params`, from the inputs of one place.
       start: `params -> memory`, before the first place.
       step: `(params, memory, inputs) -> (memory, outputs)`, of one place.
+      apply: `(params, inputs, begins) -> outputs`, `[places, ...]` each: the same as
+        `step` along them, memory starting anew where `begins`, bool[places], says so.
     """
 
     init: Callable[[Key, PyTree], Params]
     start: Callable[[Params], PyTree]
     step: Callable[[Params, PyTree, PyTree], tuple[PyTree, PyTree]]
+    apply: Callable[[Params, PyTree, jax.Array], PyTree]
 
 
 class MetaLearner(NamedTuple):

@@ -148,7 +148,9 @@ def _updates(update: Update, collected: Collected) -> Update:
 
         def part(x: jax.Array) -> jax.Array:
             # Neighbours go to different parts, so that devices share each of them.
-            return jnp.swapaxes(x.reshape(num_tasks // parts, parts, *x.shape[1:]), 0, 1)
+            return jnp.swapaxes(
+                x.reshape(num_tasks // parts, parts, *x.shape[1:]), 0, 1
+            )
 
         data = jax.tree.map(part, data)
 

@@ -330,9 +330,11 @@ def _draw(
     learners: dict[int, mj.MetaLearner],
     most_steps: int,
     best,
+    found: Measurement,
     directory: Path,
 ) -> None:
     """Draws learned rates, and test tasks before and after adaptation."""
+    del found
     from experiments.few_shot import pictures
 
     if getattr(best, "rates", None) is not None:

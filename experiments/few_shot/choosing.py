@@ -1,8 +1,6 @@
 """Which parts the flags name, and what does not go together; no JAX here."""
 
 from pathlib import Path
-import re
-import textwrap
 from types import SimpleNamespace
 
 from absl import flags
@@ -126,37 +124,15 @@ def now() -> Chosen:
 
 def sections() -> dict[str, list[str]]:
     """For help: the flags that every run reads, and those of the parts chosen now."""
-    always = [holder.name for holder in ALWAYS]
-    found, seen, picked = {"Every few-shot run": always}, {*always}, now()
-    for choice, part in picked.parts.items():
-        reads = [name for name in door.flag_names(part) if name not in seen]
-        seen.update(reads)
-        if reads:
-            found[f"--{choice}={picked.names[choice]}, {part.about}"] = reads
-    return found
+    picked = now()
+    return command.sections("Every few-shot run", ALWAYS, picked.parts, picked.names)
 
 
 def lists() -> dict[str, dict[str, str]]:
     """What there is to choose, a line each."""
     presets = Path(__file__).parents[1] / "presets"
-    found = {
-        "presets (--flagfile=experiments/presets/NAME.flags)": {
-            path.stem: _first_sentence(path) for path in sorted(presets.glob("*.flags"))
-        }
-    }
-    for choice in ("data", "model", "learner", "adjoint", "estimator"):
-        found[f"--{choice}"] = {n: part.about for n, part in CHOICES[choice].items()}
-    return found
-
-
-def _first_sentence(preset: Path) -> str:
-    lines = []
-    for line in preset.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.strip("# "))
-    (sentence, *_) = re.split(r"\.\s+(?=[A-Z])", " ".join(lines))
-    return textwrap.shorten(sentence.rstrip("."), 100, placeholder=" ...")
+    named = ("data", "model", "learner", "adjoint", "estimator")
+    return command.lists(presets, {choice: CHOICES[choice] for choice in named})
 
 
 # What does not go together
@@ -170,18 +146,8 @@ def _fits(values):
             # Not a ValidationError, to which absl would add all these flags.
             raise flags.IllegalFlagValueError(message)
     read = [*picked.parts.values(), Part("", dict, ALWAYS)]
-    door.refuse_unread(read, CHOICES, _given(values))
+    door.refuse_unread(read, CHOICES, command.given(FLAGS, values))
     return True
-
-
-def _given(values: dict) -> list[str]:
-    """The flags that are not at their defaults, but for those of a run's record."""
-    given = [name for name in FLAGS if values[name] != FLAGS[name].default]
-    record = Path(values["workdir"] or "") / "run.flags"
-    if values["eval_only"] and record.is_file():
-        recorded = command.recorded_lines(FLAGS, record)
-        given = [name for name in given if FLAGS[name].serialize() not in recorded]
-    return given
 
 
 def _demands(picked: Chosen, values: dict):

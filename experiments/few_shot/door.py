@@ -56,8 +56,8 @@ def main(started: float) -> None:
         FLAGS,
         partial(run_flags, started),
         about=_ABOUT,
-        sections=choosing.sections,
-        lists=choosing.lists,
+        sections_now=choosing.sections,
+        lists_now=choosing.lists,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
@@ -126,9 +125,3 @@ class Learner(NamedTuple):
     def flags(self) -> tuple[flags.FlagHolder, ...]:
         weights = self.step_weights.flags if self.step_weights else ()
         return (*self.reads, *self.also, *weights)
-
-
-def gathered(package: str, attribute: str, names: tuple[str, ...]) -> dict:
-    """What the files of a folder give, by their names."""
-    modules = {name: import_module(f"{package}.{name}") for name in names}
-    return {name: getattr(module, attribute) for name, module in modules.items()}

@@ -51,7 +51,8 @@ class Experiment(NamedTuple):
       rows: from a measurement to the rows of a result, one a place on its axis.
       table: from a result, as it is written to JSON, to text; None for the usual one.
       draw_tasks: `path -> None`, draws a few training tasks as the picture `path`.
-      draw: `(meta, directory) -> None`, draws what came of the chosen parameters.
+      draw: `(meta, found, directory) -> None`, draws what came of the chosen parameters,
+        with what was measured of them.
       digests: of the data that tasks are drawn from, by name, such as "training": with
         other data a run is not gone on with.
       belongs_to: what meta-parameters are to be used with, saved beside them and compared
@@ -74,6 +75,6 @@ class Experiment(NamedTuple):
     rows: Callable[[Measurement], list[dict]] = measuring.rows
     table: Callable[[dict], str] | None = None
     draw_tasks: Callable[[Path], None] = _nothing
-    draw: Callable[[MetaParams, Path], None] = _nothing
+    draw: Callable[[MetaParams, Measurement, Path], None] = _nothing
     digests: Mapping[str, str] = {}
     belongs_to: Mapping[str, str] = {}

@@ -93,7 +93,7 @@ def _finish(
     pictures.curves(directory / "metrics.jsonl", directory / "curves.png")
     if len(found.places) > 1:  # Else there is nothing to draw it against.
         pictures.along_axis(found, directory / "result.png")
-    experiment.draw(best, directory)
+    experiment.draw(best, found, directory)
 
 
 def _test(experiment: Experiment, progress: Progress) -> Measurement:

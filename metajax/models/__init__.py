@@ -3,6 +3,8 @@
 from metajax.models import layers as layers
 from metajax.models.adapters import from_linen as from_linen
 from metajax.models.adapters import from_nnx as from_nnx
+from metajax.models.attentive import attentive as attentive
+from metajax.models.attentive import convolving as convolving
 from metajax.models.conv4 import conv4 as conv4
 from metajax.models.full_context import full_context as full_context
 from metajax.models.mlp import mlp as mlp

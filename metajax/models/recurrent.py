@@ -1,14 +1,43 @@
-"""Models with a memory, from one input of a sequence to the next."""
+"""Models with a memory, from one place of a sequence to the next."""
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Key, Params, Recurrent
+from metajax.base import Key, Params, PyTree, Recurrent
+
+
+def scanned(
+    start: Callable[[Params], PyTree],
+    step: Callable[[Params, PyTree, PyTree], tuple[PyTree, PyTree]],
+) -> Recurrent:
+    """The `apply` of a recurrent model by its `step`, one place after another.
+
+    Args:
+      start: as `Recurrent.start`.
+      step: as `Recurrent.step`.
+
+    Returns:
+      `(params, inputs, begins) -> outputs`.
+    """
+
+    def apply(params: Params, inputs: PyTree, begins: jax.Array) -> PyTree:
+        begun = start(params)
+
+        def one(memory: PyTree, place):
+            inputs, begins = place
+            memory = jax.tree.map(lambda x, y: jnp.where(begins, x, y), begun, memory)
+            return step(params, memory, inputs)
+
+        return jax.lax.scan(one, begun, (inputs, begins))[1]
+
+    return apply
 
 
 class GRUCell(nn.Module):
-    """A gated recurrent unit whose gates are one product."""
+    """A gated recurrent unit, whose two gates are one product."""
 
     width: int
 
@@ -55,4 +84,4 @@ def gru(width: int) -> Recurrent:
         memory = cell.apply({"params": params}, memory, inputs)
         return memory, memory
 
-    return Recurrent(init, start, step)
+    return Recurrent(init, start, step, scanned(start, step))

@@ -34,15 +34,23 @@ class Convolve(nn.Module):
 class Attend(nn.Module):
     """Attention with one head, whose outputs come beside its inputs."""
 
-    keys: int
-    values: int
+    num_keys: int
+    num_values: int
 
-    @nn.compact
+    def setup(self):
+        self.queries = nn.Dense(self.num_keys)
+        self.keys = nn.Dense(self.num_keys, use_bias=False)
+        self.values = nn.Dense(self.num_values)
+
     def __call__(self, hidden: jax.Array, allowed: jax.Array) -> jax.Array:
-        queries = nn.Dense(self.keys, name="queries")(hidden)
-        keys = nn.Dense(self.keys, name="keys", use_bias=False)(hidden)
-        values = nn.Dense(self.values, name="values")(hidden)
-        heads = (each[:, None] for each in (queries, keys, values))
+        return self.read(hidden, self.keys_and_values(hidden), allowed)
+
+    def keys_and_values(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.keys(hidden), self.values(hidden)
+
+    def read(self, hidden: jax.Array, kept, allowed: jax.Array) -> jax.Array:
+        """Reads from the places whose keys and values are kept."""
+        heads = (each[:, None] for each in (self.queries(hidden), *kept))
         read = attention(*heads, allowed[None])[:, 0]
         return jnp.concatenate([hidden, read], axis=1)
 

@@ -161,15 +161,13 @@ def remembering(
     def start(params: Remembering) -> Memory:
         return memory.start(params.memory)
 
-    def remember(params: Remembering, kept: Memory, seen: Seen):
-        return memory.step(params.memory, kept, view(seen))
-
     def step(params: Remembering, kept: Memory, seen: Seen):
-        kept, outputs = remember(params, kept, seen)
+        kept, outputs = memory.step(params.memory, kept, view(seen))
         return kept, deciding.step(params.heads, (), shown(outputs, seen))[1]
 
     def apply(params: Remembering, seen: Seen) -> Decision:
-        outputs = _outputs_along(start(params), remember, params, seen)
+        views = jax.vmap(view)(seen)
+        outputs = memory.apply(params.memory, views, seen.begins)
         # All at once, since one large product is quicker than many small ones.
         return deciding.apply(params.heads, shown(outputs, seen))
 
@@ -249,7 +247,12 @@ def per_part(
         return kept, jax.tree.map(lambda x: x[0], decision)
 
     def apply(params: Remembering, seen: Seen) -> Decision:
-        outputs = _outputs_along(start(params), remember, params, seen)
+        begun = start(params)
+
+        def one(kept: jax.Array, seen: Seen):
+            return remember(params, anew(seen, begun, kept), seen)
+
+        outputs = jax.lax.scan(one, begun, seen)[1]
         return decide(params, outputs, seen)
 
     return Policy(init, start, step, apply)
@@ -278,12 +281,3 @@ def each_arm(arms: int) -> View:
 
 def _outputs(actions: Discrete | Continuous) -> int:
     return actions.number if isinstance(actions, Discrete) else actions.size
-
-
-def _outputs_along(start: Memory, remember, params: Params, seen: Seen) -> jax.Array:
-    """Outputs of a memory along a stream, `[decisions, ...]`."""
-
-    def one(kept: Memory, seen: Seen):
-        return remember(params, anew(seen, start, kept), seen)
-
-    return jax.lax.scan(one, start, seen)[1]

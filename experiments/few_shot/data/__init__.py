@@ -1,6 +1,6 @@
 """The data sets, one a file: their flags, and how they are read."""
 
-from experiments.few_shot.parts import gathered
+from experiments.defining import gathered
 
 NAMES = (
     "sinusoid",

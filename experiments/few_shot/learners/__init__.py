@@ -1,6 +1,6 @@
 """The learners, one a file: their flags, what sets them apart, how they are built."""
 
-from experiments.few_shot.parts import gathered
+from experiments.defining import gathered
 
 NAMES = (
     "maml",

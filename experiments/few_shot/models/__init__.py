@@ -1,6 +1,6 @@
 """The models, one a file: their flags, and how they are built."""
 
-from experiments.few_shot.parts import gathered
+from experiments.defining import gathered
 
 NAMES = ("mlp", "conv4", "bag", "text_cnn", "text_transformer")
 MODELS = gathered(__name__, "MODEL", NAMES)
