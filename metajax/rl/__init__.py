@@ -1,1 +1,31 @@
 """Meta-reinforcement learning: tasks are games, and their data what a policy collects."""
+
+from metajax.rl import credit as credit
+from metajax.rl import environments as environments
+from metajax.rl import exact as exact
+from metajax.rl import losses as losses
+from metajax.rl import policies as policies
+from metajax.rl import views as views
+from metajax.rl.acting import Collect as Collect
+from metajax.rl.acting import Credit as Credit
+from metajax.rl.acting import normalize as normalize
+from metajax.rl.acting import rollouts as rollouts
+from metajax.rl.acting import trial as trial
+from metajax.rl.actions import Categorical as Categorical
+from metajax.rl.actions import Normal as Normal
+from metajax.rl.base import Acted as Acted
+from metajax.rl.base import Continuous as Continuous
+from metajax.rl.base import Decision as Decision
+from metajax.rl.base import Discrete as Discrete
+from metajax.rl.base import Environment as Environment
+from metajax.rl.base import Policy as Policy
+from metajax.rl.base import Seen as Seen
+from metajax.rl.base import TimeStep as TimeStep
+from metajax.rl.collecting import along_trial as along_trial
+from metajax.rl.collecting import along_trial_with as along_trial_with
+from metajax.rl.collecting import before_and_after as before_and_after
+from metajax.rl.collecting import examples as examples
+from metajax.rl.learners import as_model as as_model
+from metajax.rl.learners import rl2 as rl2
+from metajax.rl.measuring import returns_by_episode as returns_by_episode
+from metajax.rl.measuring import returns_by_step as returns_by_step

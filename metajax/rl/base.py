@@ -68,8 +68,9 @@ class Seen(NamedTuple):
     """
 
     observation: PyTree
-    led_to: PyTree  # After the last action.
-    action: Action  # The last one; zeros before there is one.
+    before: PyTree  # In which the last action was taken; zeros if there was none.
+    action: Action  # The last one; likewise.
+    led_to: PyTree  # What was observed after it; likewise.
     reward: jax.Array  # float32, for the last action
     first: jax.Array  # bool, an episode begins
     begins: jax.Array  # bool, a trial begins: memory starts anew
@@ -116,6 +117,12 @@ class Policy(NamedTuple):
 def anew(seen: Seen, start: Memory, memory: Memory) -> Memory:
     """The memory for a decision: that of the start where a trial begins."""
     return jax.tree.map(lambda x, y: jnp.where(seen.begins, x, y), start, memory)
+
+
+def vector(*parts: PyTree) -> jax.Array:
+    """All numbers of some trees in a row, `[features]`, float32."""
+    leaves = [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(parts)]
+    return jnp.concatenate(leaves)
 
 
 def along(

@@ -16,6 +16,7 @@ from metajax.rl.base import (
     Policy,
     Seen,
     anew,
+    vector,
 )
 
 View = Callable[[Seen], jax.Array]
@@ -59,12 +60,6 @@ def observation_alone(seen: Seen) -> jax.Array:
 def time_left(seen: Seen) -> jax.Array:
     """How long the trial lasts, by its logarithm, about 0 to 1 up to a hundred steps."""
     return jnp.log1p(jnp.maximum(seen.left, 0).astype(jnp.float32)) / 5
-
-
-def vector(*parts) -> jax.Array:
-    """All numbers of some trees in a row, `[features]`."""
-    leaves = [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(parts)]
-    return jnp.concatenate(leaves)
 
 
 class Heads(NamedTuple):
@@ -179,12 +174,13 @@ def per_part(
     heads: Callable[[int], Model],
     parts: int,
     view: View,
-    touches: jax.Array | None = None,
+    about: View | None = None,
 ) -> Policy:
     """A policy with one memory for each part of what it sees, and weights that all share.
 
-        memory[p], outputs[p] = step([view(seen)[p], mean_q memory[q]], memory[p])
-        logit[a] = head([mean of outputs of the parts that a touches, mean_p outputs[p]])
+        memory[p], outputs[p] = step(memory[p], [view(seen)[p], mean_q memory[q]])
+        features[p] = [outputs[p], view(seen)[p]]
+        logit[a] = head([sum_p about(seen)[a, p] features[p], mean_p outputs[p]])
 
     It treats parts alike, so that what it learns of one it knows of all, and learned
     params serve any number of parts.
@@ -194,8 +190,8 @@ def per_part(
       heads: as in `remembering`.
       parts: how many: arms of a bandit, or lines of a board.
       view: what each part sees, `seen -> [parts, features]`.
-      touches: which parts an action is about, bool[actions, parts]; None if each action
-        is about one part, as arms are.
+      about: how much each action is about each part, `seen -> [actions, parts]`; None if
+        action p is about part p, as pulls are about arms.
 
     Returns:
       A policy of discrete actions.
@@ -204,8 +200,6 @@ def per_part(
       Zaheer et al. 2017 (Deep Sets, arXiv 1703.06114), section 3, for layers that treat
       parts alike.
     """
-    touches = jnp.eye(parts) if touches is None else jnp.asarray(touches, jnp.float32)
-    shares = touches / jnp.maximum(jnp.sum(touches, 1, keepdims=True), 1)
     scoring, judging = heads(1), heads(1)
 
     def inputs(kept: jax.Array, seen: Seen) -> jax.Array:
@@ -220,30 +214,35 @@ def per_part(
         each = jax.vmap(memory.step, (None, 0, 0))
         return each(params.memory, kept, inputs(kept, seen))
 
+    def of_actions(outputs: jax.Array, seen: Seen) -> jax.Array:
+        """Features of each action, `[actions, features]`."""
+        features = jnp.concatenate([outputs, view(seen)], axis=1)
+        features = features if about is None else about(seen) @ features
+        mean = jnp.mean(outputs, axis=0)
+        beside = jnp.broadcast_to(mean, (len(features), len(mean)))
+        return jnp.concatenate([features, beside], axis=1)
+
     def init(key: Key, seen: Seen) -> Remembering:
         memory_key, *keys = jax.random.split(key, 3)
         one = jax.tree.map(lambda x: x[0], seen)
-        width = jax.tree.leaves(jax.eval_shape(lambda: memory.start(None)))[0].shape[0]
-        shown = inputs(jnp.zeros((parts, width)), one)
-        params = memory.init(memory_key, shown[0])
-        _, outputs = memory.step(params, memory.start(params), shown[0])
-        actions = scoring.init(keys[0], jnp.append(outputs, outputs)[None])
-        value = judging.init(keys[1], outputs[None])
+        kept = start(Remembering(None, None))
+        params = memory.init(memory_key, inputs(kept, one)[0])
+        _, outputs = remember(Remembering(params, None), kept, one)
+        actions = scoring.init(keys[0], of_actions(outputs, one))
+        value = judging.init(keys[1], outputs)
         return Remembering(params, Heads(actions, value, None))
 
     def decide(params: Remembering, outputs: jax.Array, seen: Seen) -> Decision:
         """Of outputs `[decisions, parts, width]`."""
-        mean = jnp.mean(outputs, axis=1)
-        about = jnp.einsum("ap,dpw->daw", shares, outputs)
-        beside = jnp.broadcast_to(mean[:, None], about.shape)
-        rows = jnp.concatenate([about, beside], axis=2)
+        rows = jax.vmap(of_actions)(outputs, seen)
         logits = scoring.apply(params.heads.actions, rows.reshape(-1, rows.shape[2]))
-        value = judging.apply(params.heads.value, mean)[:, 0]
+        value = judging.apply(params.heads.value, jnp.mean(outputs, axis=1))[:, 0]
         return Decision(among(logits.reshape(rows.shape[:2]), seen.legal), value)
 
     def step(params: Remembering, kept: jax.Array, seen: Seen):
         kept, outputs = remember(params, kept, seen)
-        decision = decide(params, outputs[None], jax.tree.map(lambda x: x[None], seen))
+        one = jax.tree.map(lambda x: x[None], seen)
+        decision = decide(params, outputs[None], one)
         return kept, jax.tree.map(lambda x: x[0], decision)
 
     def apply(params: Remembering, seen: Seen) -> Decision:
@@ -256,27 +255,6 @@ def per_part(
         return decide(params, outputs, seen)
 
     return Policy(init, start, step, apply)
-
-
-def each_arm(arms: int) -> View:
-    """What each arm of a bandit sees: whether it was pulled, what it gave, and the time.
-
-        [pulled, pulled * reward, begins, log(1 + left)]
-
-    Args:
-      arms: how many.
-
-    Returns:
-      `seen -> [arms, 4]`, for `per_part`.
-    """
-
-    def view(seen: Seen) -> jax.Array:
-        pulled = jax.nn.one_hot(seen.action, arms) * ~seen.begins
-        same = jnp.stack([seen.begins.astype(jnp.float32), time_left(seen)])
-        each = jnp.stack([pulled, pulled * seen.reward], axis=1)
-        return jnp.concatenate([each, jnp.broadcast_to(same, (arms, 2))], axis=1)
-
-    return view
 
 
 def _outputs(actions: Discrete | Continuous) -> int:

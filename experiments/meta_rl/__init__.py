@@ -1,0 +1,1 @@
+"""Learning to play: meta-reinforcement learning, from one command line."""

@@ -1,0 +1,74 @@
+"""What a policy earns: by episode of a trial, or by step of adaptation."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Key, MetaLearner, MetaParams, Metrics, Objective, Params
+from metajax.rl.acting import Collect
+from metajax.rl.base import EnvParams
+
+
+def returns_by_episode(collect: Collect, num_episodes: int, name="return") -> Objective:
+    """The rewards of each episode of a trial, to measure a policy by.
+
+    Args:
+      collect: from `trial`.
+      num_episodes: of it.
+      name: of the metric.
+
+    Returns:
+      An objective `(key, params, task)`; its metric is `[num_episodes]`, its loss the
+      negative sum.
+    """
+
+    def objective(key: Key, params: Params, task: EnvParams):
+        batch = collect(key, params, task)
+        rewards = jnp.where(batch.mask, batch.targets.reward, 0)
+        each = (
+            jnp.zeros(num_episodes).at[batch.targets.episode].add(rewards, mode="drop")
+        )
+        return -jnp.sum(each), {name: each}
+
+    return objective
+
+
+def returns_by_step(
+    learners: Sequence[MetaLearner], collects: Sequence[Collect], num_episodes: int
+) -> Objective:
+    """The mean return of an episode before adaptation and after each step of it.
+
+    Args:
+      learners: one an adaptation step; each adapts what the one before has left, to
+        episodes that its policy has collected. Their adapted parameters are like their
+        meta-parameters, as those of `maml`.
+      collects: from `rollouts`, one for each of them, and one for the last policy.
+      num_episodes: that each collects, over which returns are averaged.
+
+    Returns:
+      An objective, whose metric `return` is `[1 + steps]`, its loss the negative last.
+
+    Raises:
+      ValueError: if there is not one more of `collects` than of `learners`.
+    """
+    if len(collects) != len(learners) + 1:
+        raise ValueError(
+            "returns_by_step: collects must be one more than learners, for the policy "
+            f"after the last step: got {len(collects)} and {len(learners)}."
+        )
+
+    def objective(
+        key: Key, meta: MetaParams, task: EnvParams
+    ) -> tuple[jax.Array, Metrics]:
+        params, found = meta, []
+        for step, collect in enumerate(collects):
+            act_key, adapt_key = jax.random.split(jax.random.fold_in(key, step))
+            batch = jax.lax.stop_gradient(collect(act_key, params, task))
+            rewards = jnp.where(batch.mask, batch.targets.reward, 0)
+            found.append(jnp.sum(rewards) / num_episodes)
+            if step < len(learners):
+                params = learners[step].adapt(adapt_key, params, batch)
+        return -found[-1], {"return": jnp.stack(found)}
+
+    return objective
