@@ -15,15 +15,30 @@ from metajax.rl.environments import tic_tac_toe as lines_game  # The function.
 from metajax.rl.environments.tic_tac_toe import LINES
 
 ENVIRONMENTS = {  # All of them: a new one adds a line.
-    "bernoulli_bandit": environments.bernoulli_bandit(3),
-    "gaussian_bandit": environments.gaussian_bandit(3, std=0.5),
-    "tabular_mdp": environments.tabular_mdp(4, 3, horizon=5),
-    "navigation": environments.navigation(horizon=12),
-    "tic_tac_toe": environments.tic_tac_toe(),
-    "key_door": environments.key_door(),
+    "bernoulli_bandit": lambda: environments.bernoulli_bandit(3),
+    "gaussian_bandit": lambda: environments.gaussian_bandit(3, std=0.5),
+    "tabular_mdp": lambda: environments.tabular_mdp(4, 3, horizon=5),
+    "navigation": lambda: environments.navigation(horizon=12),
+    "tic_tac_toe": environments.tic_tac_toe,
+    "key_door": environments.key_door,
+    "pgx": lambda: environments.from_pgx("connect_four", horizon=21),
+    "xminigrid": lambda: environments.from_xminigrid(
+        "XLand-MiniGrid-R1-9x9", environments.minigrid_rules(), horizon=30
+    ),
 }
-NAMES = list(ENVIRONMENTS)
 KEYS = jax.random.split(jax.random.key(0), 64)
+
+
+@functools.cache
+def build(name):
+    return ENVIRONMENTS[name]()
+
+
+@pytest.fixture(params=ENVIRONMENTS)
+def name(request):
+    if request.param in ("pgx", "xminigrid"):
+        pytest.importorskip(request.param)
+    return request.param
 
 
 def random_action(key, environment, shown):
@@ -53,21 +68,17 @@ def random_episode(environment, key):
 
 @functools.cache
 def episodes(name):
-    return jax.jit(jax.vmap(functools.partial(random_episode, ENVIRONMENTS[name])))(
-        KEYS
-    )
+    return jax.jit(jax.vmap(functools.partial(random_episode, build(name))))(KEYS)
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_many_are_what_one_is_and_a_key_says_all(name):
-    one = jax.jit(functools.partial(random_episode, ENVIRONMENTS[name]))
+    one = jax.jit(functools.partial(random_episode, build(name)))
     for index in (0, 5, 0):
         expected = jax.tree.map(lambda x, i=index: x[i], episodes(name))
         for x, y in zip(jax.tree.leaves(one(KEYS[index])), jax.tree.leaves(expected)):
             np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_tasks_differ(name):
     drawn = jax.tree.leaves(episodes(name)[0])
     assert any(
@@ -75,9 +86,8 @@ def test_tasks_differ(name):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_a_step_shows_and_keeps_the_same_kinds_of_arrays_as_a_reset(name):
-    environment, key = ENVIRONMENTS[name], KEYS[0]
+    environment, key = build(name), KEYS[0]
     params = environment.sample(key)
     state, shown = jax.eval_shape(environment.reset, key, params)
     action = random_action(key, environment, environment.reset(key, params)[1])
@@ -92,9 +102,8 @@ def test_a_step_shows_and_keeps_the_same_kinds_of_arrays_as_a_reset(name):
         assert (shown.legal.shape, shown.legal.dtype) == expected
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_a_second_step_or_task_compiles_nothing(name):
-    environment = ENVIRONMENTS[name]
+    environment = build(name)
     reset, step = jax.jit(environment.reset), jax.jit(environment.step)
     for key in KEYS[:2]:
         params = environment.sample(key)
@@ -105,7 +114,6 @@ def test_a_second_step_or_task_compiles_nothing(name):
     assert reset._cache_size() == step._cache_size() == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_rewards_are_finite_and_episodes_end_by_the_horizon(name):
     _, shown = episodes(name)
     assert np.isfinite(shown.reward).all()
@@ -113,9 +121,8 @@ def test_rewards_are_finite_and_episodes_end_by_the_horizon(name):
     assert not shown.done[:, 0].any() and shown.done[:, -1].all()
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_there_is_a_legal_action_as_long_as_an_episode_goes_on(name):
-    environment, (_, shown) = ENVIRONMENTS[name], episodes(name)
+    environment, (_, shown) = build(name), episodes(name)
     assert isinstance(environment.actions, Discrete | Continuous)
     if shown.legal is not None:
         assert (shown.legal.any(axis=-1) | shown.done).all()
@@ -311,7 +318,7 @@ def test_the_view_is_what_lies_around_and_walls_stop():
 
 
 @pytest.mark.parametrize(
-    "build, named",
+    "wrong, named",
     [
         (lambda: environments.bernoulli_bandit(0), "arms must be at least 1: got 0"),
         (lambda: environments.gaussian_bandit(2, -1.0), "std must be at least 0"),
@@ -326,7 +333,7 @@ def test_the_view_is_what_lies_around_and_walls_stop():
         (lambda: lines_game(np.ones((2, 9), bool)), r"got bool\[2, 9\]"),
     ],
 )
-def test_bad_input_is_one_clear_line(build, named):
+def test_bad_input_is_one_clear_line(wrong, named):
     with pytest.raises(ValueError, match=named) as error:
-        build()
+        wrong()
     assert "\n" not in str(error.value)
