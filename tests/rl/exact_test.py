@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from metajax.rl import acting, environments, exact
-from metajax.rl.base import Seen
 from metajax.rl.environments.tic_tac_toe import LINES
 from metajax.rl.exact.bandits import index_place
 from metajax.rl.exact.belief_play import chance_active
@@ -28,6 +27,12 @@ def play(environment, policy, num_episodes, num_tasks, seed=0):
 
     keys = jax.random.split(jax.random.key(seed), num_tasks)
     return np.asarray(jax.jit(jax.vmap(one))(keys), np.float64)
+
+
+def first_seen(environment, policy):
+    key = jax.random.key(0)
+    batch = acting.trial(environment, policy, 1)(key, (), environment.sample(key))
+    return jax.tree.map(lambda x: x[0], batch.inputs)
 
 
 def assert_mean(values, expected):
@@ -184,15 +189,12 @@ def test_policies_decide_as_their_formulas_do(name):
     build, formula = POLICIES[name]
     policy = build()
     step = jax.jit(policy.step)
-    nothing = jnp.zeros(1)
+    blank = first_seen(environments.bernoulli_bandit(2), policy)
 
     def visit(memory, counts, action, reward, left):
-        seen = Seen(
-            observation=nothing,
-            led_to=nothing,
+        seen = blank._replace(
             action=jnp.int32(action),
             reward=jnp.float32(reward),
-            first=jnp.array(True),
             begins=jnp.array(left == 4),
             left=jnp.int32(left),
         )
