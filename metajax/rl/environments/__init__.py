@@ -1,5 +1,8 @@
 """Games to learn to play: each a distribution of tasks."""
 
+from metajax.rl.environments.adapters import from_pgx as from_pgx
+from metajax.rl.environments.adapters import from_xminigrid as from_xminigrid
+from metajax.rl.environments.adapters import minigrid_rules as minigrid_rules
 from metajax.rl.environments.bandit import bernoulli_bandit as bernoulli_bandit
 from metajax.rl.environments.bandit import gaussian_bandit as gaussian_bandit
 from metajax.rl.environments.key_door import Maze as Maze

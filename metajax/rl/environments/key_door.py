@@ -110,7 +110,7 @@ def _view(params: Maze, position: jax.Array, holds: jax.Array) -> jax.Array:
 
     def there(place):
         away = place - position
-        return (rows[:, None] == away[0]) & (rows == away[1])
+        return jnp.outer(rows == away[0], rows == away[1])
 
     cells = jnp.stack([walls, there(params.key) & ~holds, there(params.door)])
     return jnp.append(cells.ravel(), holds).astype(jnp.float32)

@@ -153,18 +153,21 @@ def best_arm_posterior(successes: jax.Array, failures: jax.Array) -> jax.Array:
       `[arms]`, with sum 1. Thompson sampling pulls an arm with this probability.
 
     Example:
-      >>> print(best_arm_posterior(jnp.array([1, 0]), jnp.array([0, 1])).round(3))
-      [0.833 0.167]
+      >>> chances = best_arm_posterior(jnp.array([1, 0]), jnp.array([0, 1]))
+      >>> print(f"{chances[0]:.3f} {chances[1]:.3f}")
+      0.833 0.167
 
     Source:
       Thompson 1933, "On the likelihood that one unknown probability exceeds another".
     """
     points = (jnp.arange(GRID) + 0.5) / GRID
-    log_density = successes[:, None] * jnp.log(points)
-    log_density += failures[:, None] * jnp.log1p(-points)
+    log_density = jnp.outer(successes, jnp.log(points))
+    log_density += jnp.outer(failures, jnp.log1p(-points))
     mass = jax.nn.softmax(log_density, axis=-1)
     at_most = jnp.maximum(jnp.cumsum(mass, axis=-1) - mass / 2, 1e-30)
-    chances = jnp.sum(mass * (jnp.prod(at_most, axis=0) / at_most), axis=-1)
+    chances = jnp.sum(
+        mass * (jnp.prod(at_most, axis=0, keepdims=True) / at_most), axis=-1
+    )
     return chances / chances.sum()
 
 

@@ -120,8 +120,8 @@ def tic_tac_toe_returns() -> TicTacToeReturns:
 
     Example:
       >>> returns = tic_tac_toe_returns()
-      >>> print(*(f"{values.mean():.4f}" for values in returns))
-      0.2171 0.5736 0.6563 0.9431
+      >>> print(*(f"{values.mean():.3f}" for values in returns))
+      0.217 0.574 0.656 0.943
 
     Note:
       Of moves that tie, the policies take the first cell: `standard` and, on single
