@@ -14,7 +14,13 @@ python -m experiments.meta_rl --flagfile=experiments/presets/meta_rl/NAME.flags 
 
 Later flags override earlier ones. A run that was cut off goes on when started again."""
 
-_FREE = ("num_test_tasks", "eval_tasks_per_chunk", "eval_steps", "eval_episodes")
+_FREE = (
+    "num_test_tasks",
+    "eval_tasks_per_chunk",
+    "eval_steps",
+    "eval_episodes",
+    "tested_rules",
+)
 
 
 def main(started: float) -> None:

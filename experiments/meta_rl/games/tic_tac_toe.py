@@ -1,10 +1,19 @@
 """Tic-tac-toe whose winning lines are hidden."""
 
 from experiments.door import Part
+from experiments.meta_rl.flags import one_of
 from experiments.meta_rl.parts import Game, PerPart
 
+TESTED_RULES = one_of(
+    "tested_rules",
+    "unseen",
+    ["unseen", "seen"],
+    "Rules to report on: 56 that are for tests alone, or those of training, which tells "
+    "what of them is known by heart.",
+)
 
-def make() -> Game:
+
+def make(*, tested_rules: str) -> Game:
     """Rules in three parts, of which 56 are for tests alone."""
     import jax.numpy as jnp
     import numpy as np
@@ -13,6 +22,8 @@ def make() -> Game:
     from metajax import rl
 
     train, validation, test = rl.environments.split_rules()
+    if tested_rules == "seen":
+        test = train
     games = [rl.environments.tic_tac_toe(rules) for rules in (train, validation, test)]
 
     def number(rules):
@@ -49,4 +60,4 @@ def make() -> Game:
     )
 
 
-GAME = Part("tic-tac-toe in which hidden lines alone win", make)
+GAME = Part("tic-tac-toe in which hidden lines alone win", make, (TESTED_RULES,))
