@@ -151,7 +151,7 @@ def _draw(
     from experiments.meta_rl import pictures
 
     bounds = measuring.bounds_at(game, learning)
-    pictures.returns(found, bounds, learning, into / "returns.png")
+    pictures.returns(found, bounds, into / "returns.png")
     if game.draw is None:
         return
 

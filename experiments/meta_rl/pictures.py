@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments.meta_rl.parts import Learning
 from experiments.running import Measurement
 from experiments.running.pictures import plt, save
 import metajax as mj
@@ -19,31 +18,32 @@ from metajax.rl.environments.tic_tac_toe import LINES
 _MUTED, _MARKS = "0.55", ("tab:blue", "tab:red")
 
 
-def returns(
-    found: Measurement, bounds: Mapping[str, np.ndarray], learning: Learning, path: Path
-) -> None:
-    """What an episode returns along a trial, with 95% intervals, and exact values.
+def returns(found: Measurement, bounds: Mapping[str, np.ndarray], path: Path) -> None:
+    """What an episode returns along a trial, with 95% intervals, others and exact values.
 
     Args:
       found: returns on unseen tasks.
       bounds: exact values at its places, by name.
-      learning: what was learned.
       path: of the picture.
     """
     figure, axis = plt.subplots(figsize=(5, 3.5))
     each = [mj.summarize(column) for column in found.values["return"].T]
     means, intervals = [r.mean for r in each], [r.interval for r in each]
-    axis.errorbar(
-        found.places, means, intervals, marker=".", capsize=3, label="learned"
-    )
+    learned = {"marker": ".", "capsize": 3, "label": "learned", "zorder": 3}
+    axis.errorbar(found.places, means, intervals, **learned)
+    for name, values in found.values.items():
+        player = name.removesuffix("_total")
+        if player != name and np.all(np.diff(found.places, prepend=0) == 1):
+            each = np.diff(values.mean(axis=0), prepend=0)
+            axis.plot(found.places, each, linewidth=1, label=player)
     lines = {name: values for name, values in bounds.items() if np.ndim(values)}
     for index, (name, values) in enumerate(lines.items()):
         style = ("--", "-.", ":")[index % 3]
         axis.plot(found.places, values, style, color=_MUTED, label=f"{name} (exact)")
     axis.set(xlabel=found.axis, ylabel="return of an episode")
-    if len(found.places) > 1 and found.places[-1] > 20:
+    if found.places[-1] > 20:
         axis.set_xscale("log")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=7)
     save(figure, path)
 
 
@@ -54,9 +54,8 @@ def pulls(play, into: Path) -> None:
         means, batch = play(jax.random.key(index))
         order = np.argsort(np.argsort(-np.asarray(means)))
         arm, reward = order[np.asarray(batch.targets.action)], batch.targets.reward
-        shade = axis.scatter(
-            np.arange(len(arm)), arm, c=np.asarray(reward), cmap="coolwarm", s=12
-        )
+        shades = {"c": np.asarray(reward), "cmap": "coolwarm"}
+        axis.scatter(np.arange(len(arm)), arm, s=12, **shades)
         axis.set(yticks=np.arange(len(means)), ylim=(len(means) - 0.5, -0.5))
         axis.set_yticklabels([f"{m:.2f}" for m in sorted(means, reverse=True)], size=6)
         if index == 0:
