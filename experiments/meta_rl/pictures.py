@@ -63,7 +63,6 @@ def pulls(play, into: Path) -> None:
                 "arms by their means, pulls in color of their reward", size=9
             )
     axes[-1].set_xlabel("pull")
-    figure.colorbar(shade, ax=axes[-1], orientation="horizontal", label="reward")
     save(figure, into / "trials.png")
 
 
