@@ -313,7 +313,8 @@ GAME_RUNS = [
         tests={"seen rules": ("--tested_rules=seen",)},
     ),
     Run("key_door"),
-    Run("minigrid"),
+    Run("connect_four"),
+    Run("connect_four_memoryless"),
 ]
 PICTURES = [
     Pictures("tic_tac_toe-0", ("returns.png", "trial.gif")),

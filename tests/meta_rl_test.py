@@ -39,7 +39,6 @@ def test_every_preset_is_read(preset, with_flags):
     "arguments, message",
     [
         (["--learner=maml", "--policy=gru"], "--policy=mlp"),
-        (["--policy=mlp"], "--policy=mlp"),
         (["--num_tasks=6"], "--parts must divide"),
         (["--policy=transformer", "--width=6"], "--heads must divide"),
         (["--game=navigation", "--learner=dpt"], "best actions"),

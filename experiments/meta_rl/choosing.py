@@ -86,12 +86,12 @@ def _fits(values):
 
 def _demands(names: dict[str, str]):
     """What flags must be for the parts that they name: lines of `(holds, message)`."""
-    adapts = names["learner"] in ADAPTING
-    yield (
-        lambda f: adapts == (names["policy"] == "mlp"),
-        "--policy=mlp, which remembers nothing, is for --learner="
-        f"{', '.join(ADAPTING)}, which adapt its parameters; the others remember",
-    )
+    if names["learner"] in ADAPTING:
+        yield (
+            lambda f: names["policy"] == "mlp",
+            f"--learner={names['learner']} adapts the parameters of --policy=mlp, which "
+            "remembers nothing",
+        )
     if names["game"] == "navigation":
         yield (
             lambda f: names["learner"] != "dpt",

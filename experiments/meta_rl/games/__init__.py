@@ -9,5 +9,7 @@ NAMES = (
     "navigation",
     "tic_tac_toe",
     "key_door",
+    "connect_four",
+    "minigrid",
 )
 GAMES = gathered(__name__, "GAME", NAMES)
