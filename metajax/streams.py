@@ -1,5 +1,7 @@
 """Streams of tasks: which key draws which task, whatever is drawn beside it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -36,8 +38,29 @@ def threefry(key: Key) -> Key:
     return jax.random.wrap_key_data(data[..., :2], impl="threefry2x32")
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """Tasks that are there, to be evaluated on in their order.
+
+    Attributes:
+      tasks: leaves `[tasks, ...]`. Task `i` of any stream is the `i`-th, beginning anew
+        after the last one; a key alone draws one of them.
+    """
+
+    tasks: PyTree
+
+    def __call__(self, key: Key) -> PyTree:
+        number = len(jax.tree.leaves(self.tasks)[0])
+        return self.at(jax.random.randint(key, (), 0, number))
+
+    def at(self, index: jax.Array) -> PyTree:
+        """The task of this place in a stream."""
+        return jax.tree.map(lambda x: x[index % len(x)], self.tasks)
+
+
 def draw_tasks(key: Key, sampler: Sampler, indices: jax.Array) -> Task:
-    """Draws the tasks of a stream: task `i` is `sampler(fold_in(key, i))`.
+    """Draws the tasks of a stream: task `i` is `sampler(fold_in(key, i))`, or frozen.
 
     Args:
       key: fixes the stream.
@@ -47,6 +70,8 @@ def draw_tasks(key: Key, sampler: Sampler, indices: jax.Array) -> Task:
     Returns:
       The tasks stacked, leaves `[tasks, ...]`.
     """
+    if isinstance(sampler, Frozen):
+        return jax.vmap(sampler.at)(indices)
     key = threefry(key)
     return jax.vmap(lambda i: sampler(jax.random.fold_in(key, i)))(indices)
 

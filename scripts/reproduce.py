@@ -18,30 +18,40 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scripts.runs import RUNS, STUDIES, Run, Study
+from scripts.runs import GAME_RUNS, PICTURES, RUNS, STUDIES, Run, Study
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 KEPT = ("result.json", "result.txt", "metrics.jsonl", "starts.jsonl", "run.flags")
 
 
+# Where presets of a door are, and what is kept of their runs.
+PRESETS = {"few_shot": "experiments/presets", "meta_rl": "experiments/presets/meta_rl"}
+GAMES = RESULTS / "meta_rl"
+_NAMES = [run.name for run in (*RUNS, *GAME_RUNS, *STUDIES)]
+
 _RUN = flags.DEFINE_list("run", [], "Runs to make, by the names in the table.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data directory.")
+_SEEDS = flags.DEFINE_list(
+    "seeds", [], "Of the seeds of a run, those to make; else all."
+)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/reproduce", "Where runs are written.")
 
 flags.register_validator(
     "run",
-    lambda names: set(names) <= {run.name for run in (*RUNS, *STUDIES)},
-    message=f"choose among {', '.join(run.name for run in (*RUNS, *STUDIES))}",
+    lambda names: set(names) <= set(_NAMES),
+    message=f"choose among {', '.join(_NAMES)}",
 )
 
 
-def execute(run: Run, seed: int, workdir: Path, data_dir: str | None) -> None:
+def execute(
+    door: str, run: Run, seed: int, workdir: Path, data_dir: str | None
+) -> None:
     """Runs one preset with one seed, and keeps what it found."""
     where = workdir / f"{run.name}-{seed}"
     if not (where / "result.json").exists():
-        command = [sys.executable, "-m", "experiments.few_shot"]
-        command += [f"--flagfile=experiments/presets/{run.preset or run.name}.flags"]
+        command = [sys.executable, "-m", f"experiments.{door}"]
+        command += [f"--flagfile={PRESETS[door]}/{run.preset or run.name}.flags"]
         command += [*run.flags, f"--seed={seed}", f"--workdir={where}"]
         command += [f"--data_dir={data_dir}"] if data_dir else []
         code = subprocess.run(command, cwd=ROOT).returncode
@@ -52,9 +62,14 @@ def execute(run: Run, seed: int, workdir: Path, data_dir: str | None) -> None:
         for shots in run.shots
     }
     for name, changes in tests.items():
-        _test(where, name, changes)
+        _test(door, where, name, changes)
     kept = [*KEPT, *(f"{name}.json" for name in tests)]
-    keep(where, RESULTS / where.name, kept, (data_dir, str(workdir)))
+    into = (GAMES if door == "meta_rl" else RESULTS) / where.name
+    keep(where, into, kept, (data_dir, str(workdir)))
+    for picture in PICTURES:
+        if picture.run == where.name:
+            for name in picture.names:
+                shutil.copy(where / name, into / name)
 
 
 def keep(where: Path, into: Path, names: Iterable[str], places) -> None:
@@ -85,14 +100,14 @@ def execute_study(study: Study, workdir: Path, data_dir: str | None) -> None:
         keep(run, into / run.name, KEPT, places)
 
 
-def _test(where: Path, name: str, changes: tuple[str, ...]) -> None:
+def _test(door: str, where: Path, name: str, changes: tuple[str, ...]) -> None:
     """Tests a finished run on other tasks."""
     found = where / f"{name}.json"
     if found.exists():
         return
     for left_over in where.glob("eval*"):  # Of a test that was cut off.
         left_over.unlink()
-    command = [sys.executable, "-m", "experiments.few_shot", "--eval_only"]
+    command = [sys.executable, "-m", f"experiments.{door}", "--eval_only"]
     command += [f"--workdir={where}", *changes]
     code = subprocess.run(command, cwd=ROOT).returncode
     if code:
@@ -119,24 +134,66 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def games_table() -> str:
+    """The kept results of games; one line a preset and seed."""
+    lines = [
+        "| preset | seed | return by episode or step, total of a trial | published | exact "
+        "| outer steps | minutes | device | commit |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for run in GAME_RUNS:
+        for seed in run.seeds:
+            kept = GAMES / f"{run.name}-{seed}"
+            if kept.exists():
+                lines.append(_game_line(run, seed, kept))
+                lines += [_game_line(run, seed, kept, name) for name in run.tests]
+    return "\n".join(lines)
+
+
+def _game_line(run: Run, seed: int, kept: Path, test: str = "result") -> str:
+    result = json.loads((kept / f"{test}.json").read_text())
+    rows, axis = result["rows"], result["axis"].replace(" ", "_")
+    shown = rows if len(rows) <= 8 else [rows[0], rows[-1]]
+    cells = [f"{row[axis]}: {row['return']['mean']:.3f}" for row in shown]
+    last = rows[-1].get("total", rows[-1]["return"])
+    found = f"{', '.join(cells)}; last {_with_interval(rows[-1]['return'])}"
+    if "total" in rows[-1]:
+        found = f"{', '.join(cells)}; total {_with_interval(last)}"
+    again = test != "result"
+    name = f"`{run.name}`" + f", {test}" * again
+    known = ["-"] * 2 if again else [run.published, run.exact]
+    return f"| {' | '.join([name, str(seed), found, *known, *_origin(result, kept)])} |"
+
+
+def _with_interval(summary: dict) -> str:
+    return f"{summary['mean']:.3f} +- {summary['interval']:.3f}"
+
+
+def _origin(result: dict, kept: Path) -> list[str]:
+    """Steps, minutes, device and commit of a result."""
+    starts = (kept / "starts.jsonl").read_text().splitlines()
+    starts = [json.loads(start) for start in starts]
+    devices = [start["device"].partition(", ")[2] for start in starts]
+    commits = [str(start["commit"]) for start in starts]
+    return [
+        f"{result['best_step']} of {result['steps']}",
+        f"{result['train_seconds'] / 60:.0f}",
+        ", ".join(dict.fromkeys(device.replace("cpu", "CPU") for device in devices)),
+        ", ".join(dict.fromkeys(commit[:7] + commit[12:] for commit in commits)),
+    ]
+
+
 def _line(run: Run, seed: int, kept: Path, test: str = "result") -> str:
     result = json.loads((kept / f"{test}.json").read_text())
     published = run.published
     if test != "result":
         published = run.published_tests.get(test, "-")
-    starts = (kept / "starts.jsonl").read_text().splitlines()
-    starts = [json.loads(start) for start in starts]
-    devices = [start["device"].partition(", ")[2] for start in starts]
-    commits = [str(start["commit"]) for start in starts]
     cells = [
         f"`{run.name}`" + f", {test}" * (test != "result"),
         str(seed),
         ", ".join(map(_cell, result["rows"])),
         published,
-        f"{result['best_step']} of {result['steps']}",
-        f"{result['train_seconds'] / 60:.0f}",
-        ", ".join(dict.fromkeys(device.replace("cpu", "CPU") for device in devices)),
-        ", ".join(dict.fromkeys(commit[:7] + commit[12:] for commit in commits)),
+        *_origin(result, kept),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -179,36 +236,43 @@ def passed(levels: tuple[float, ...] = (0.95, 0.97, 0.98)) -> list[str]:
 def misses() -> list[str]:
     """The targets that kept results do not reach, or that were not run."""
     lines = []
-    for run in RUNS:
-        for seed in run.seeds if run.targets else ():
-            path = RESULTS / f"{run.name}-{seed}" / "result.json"
-            if not path.exists():
-                lines.append(f"{run.name}, seed {seed}: not run.")
-                continue
-            rows = json.loads(path.read_text())["rows"]
-            by_steps = {row["inner_steps"]: row for row in rows}
-            for (steps, name), (low, high) in run.targets.items():
-                mean = by_steps[steps][name]["mean"]
-                if mean is None or not low <= mean <= high:
-                    lines.append(
-                        f"{run.name}, seed {seed}: {name} after {steps} inner steps is "
-                        f"{mean}, not {low} to {high}."
-                    )
+    for results, runs in ((RESULTS, RUNS), (GAMES, GAME_RUNS)):
+        for run in runs:
+            for seed in run.seeds if run.targets else ():
+                path = results / f"{run.name}-{seed}" / "result.json"
+                lines += _misses(run, seed, path)
+    return lines
+
+
+def _misses(run: Run, seed: int, path: Path) -> list[str]:
+    if not path.exists():
+        return [f"{run.name}, seed {seed}: not run."]
+    result = json.loads(path.read_text())
+    axis = result.get("axis", "inner steps")
+    by_place = {row[axis.replace(" ", "_")]: row for row in result["rows"]}
+    lines = []
+    for (place, name), (low, high) in run.targets.items():
+        mean = by_place[place][name]["mean"]
+        if mean is None or not low <= mean <= high:
+            lines.append(
+                f"{run.name}, seed {seed}: {name} after {place} {axis} is {mean}, not "
+                f"{low:.5g} to {high:.5g}."
+            )
     return lines
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
-    for run in RUNS:
-        if run.name in _RUN.value:
-            for seed in run.seeds:
-                execute(run, seed, Path(_WORKDIR.value), _DATA_DIR.value)
+    for door, runs in (("few_shot", RUNS), ("meta_rl", GAME_RUNS)):
+        for run in (run for run in runs if run.name in _RUN.value):
+            for seed in map(int, _SEEDS.value or run.seeds):
+                execute(door, run, seed, Path(_WORKDIR.value), _DATA_DIR.value)
     for study in STUDIES:
         if study.name in _RUN.value:
             execute_study(study, Path(_WORKDIR.value), _DATA_DIR.value)
     missed = misses()
-    print("\n".join([table(), "", *passed(), ""]))
+    print("\n".join([table(), "", games_table(), "", *passed(), ""]))
     print("\n".join(missed) if missed else "Every target is reached.")
     sys.exit(bool(missed))
 

@@ -14,8 +14,16 @@ class Run(NamedTuple):
     shots: tuple[int, ...] = ()  # Of further tests, with as many queries.
     tests: dict[str, tuple[str, ...]] = {}  # Further lines of the table: their flags.
     published_tests: dict[str, str] = {}
-    # (inner steps, metric) to the range that the mean must be in.
+    # (place on the axis, metric) to the range that the mean must be in.
     targets: dict[tuple[int, str], tuple[float, float]] = {}
+    exact: str = "-"  # What is known to be best.
+
+
+class Pictures(NamedTuple):
+    """Pictures of a run that are kept beside its result."""
+
+    run: str  # With its seed.
+    names: tuple[str, ...]
 
 
 class Study(NamedTuple):
@@ -249,6 +257,68 @@ RUNS = [
     ),
     Run("mnist_rotations"),
     Run("glyphs_5way_1shot"),
+]
+
+# Of games, by the preset's folder; the table of their own has what trials earn.
+_ANY = float("inf")
+GAME_RUNS = [
+    *(
+        Run(
+            f"bandit_{pulls}x{arms}{more}",
+            seeds=(0, 1, 2) if pulls < 500 and arms < 50 else (0,),
+            published=f"{published} (Duan et al. 2016)",
+            exact=exact,
+            targets={(pulls, "total"): (target, _ANY)} if target else {},
+        )
+        for pulls, arms, more, published, exact, target in (
+            (10, 5, "", "6.7", "6.660, Bayes optimum", 6.63),
+            (10, 10, "", "6.7", "6.714, Bayes optimum", 6.70),
+            (10, 5, "_gru", "6.7", "6.660, Bayes optimum", 6.63),
+            (100, 5, "", "78.7", "-", 78.0),
+            (100, 10, "", "83.5", "-", 83.3),
+            (100, 50, "", "84.9", "-", None),
+            (500, 5, "", "401.6", "-", None),
+        )
+    ),
+    Run(
+        "tabular_mdp_10",
+        seeds=(0, 1, 2),
+        published="156.2 (Duan et al. 2016), 159.1 (Mishra et al. 2018)",
+        exact="at most 218.4",
+        targets={(10, "total"): (156.2, _ANY)},
+    ),
+    Run(
+        "navigation_maml",
+        seeds=(0, 1, 2),
+        published="-40.41, -11.68, -3.33, -3.23 (Finn et al. 2017)",
+        exact="at most -0.54",
+        targets={
+            (0, "return"): (-40.41 - 4.01, _ANY),
+            (1, "return"): (-11.68 - 2.16, _ANY),
+            (2, "return"): (-3.33 - 0.55, _ANY),
+            (3, "return"): (-3.23 - 0.58, _ANY),
+        },
+    ),
+    Run("navigation_fomaml", published="-", exact="at most -0.54"),
+    Run(
+        "tic_tac_toe",
+        seeds=(0, 1, 2),
+        exact="game 1 at most 0.656 over all rules, game 8 at most 0.919",
+        tests={"seen rules": ("--tested_rules=seen",)},
+        targets={(8, "return"): (0.85, 0.943), (1, "return"): (0.0, 0.656 + 0.014)},
+    ),
+    Run(
+        "tic_tac_toe_gru",
+        exact="likewise",
+        tests={"seen rules": ("--tested_rules=seen",)},
+    ),
+    Run("key_door"),
+    Run("connect_four"),
+    Run("connect_four_memoryless"),
+]
+PICTURES = [
+    Pictures("tic_tac_toe-0", ("returns.png", "trial.gif")),
+    Pictures("navigation_maml-0", ("trials.png",)),
 ]
 
 STUDIES = [

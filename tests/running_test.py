@@ -10,10 +10,16 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from experiments import regression_in_context, running, transition
 from experiments.examples import own_experiment
+from experiments.meta_rl import assembling
+from experiments.meta_rl.games import bandit
+from experiments.meta_rl.learners import rl2
+from experiments.meta_rl.outer import OUTER_LOSSES
+from experiments.meta_rl.policies import POLICIES
 from experiments.noisy_labels import study
 from experiments.noisy_labels.study import Study
 from experiments.running import loop, measuring, pictures
@@ -73,7 +79,30 @@ EXPERIMENTS = {
         BILEVEL._replace(data_dir=data_dir), "implicit"
     ),
     "own": lambda data_dir: own_experiment.experiment(),
+    "games": lambda data_dir: games(),
 }
+
+
+def games():
+    game = bandit.make(arms=2)
+    policy = POLICIES["gru"].make(game, 3, width=4, head_width=0)
+    read = {"discount": 1.0, "decay": 0.9, "reward_scale": 1.0}
+    loss = partial(
+        OUTER_LOSSES["ppo"].make,
+        clip=0.2,
+        value_cost=0.5,
+        entropy_bonus=0.1,
+        final_entropy_bonus=0.0,
+    )
+    return assembling.experiment(
+        game,
+        rl2.make(game, policy, episodes=3, outer_loss=loss, **read),
+        optax.adam(0.01),
+        assembling.Updates(num_steps=4, epochs=2, parts=2),
+        assembling.Tested(3, 3, 3),
+        num_tasks=4,
+        belongs_to={},
+    )
 
 
 def log(workdir):
@@ -202,7 +231,9 @@ def test_tables_have_a_line_a_place_and_the_metric_that_counts_first():
     assert lines[1].split()[1:4] == ["50.00", "+-", "10.00%"]
 
 
-@pytest.mark.parametrize("module", ["few_shot", "transition", "noisy_labels"])
+@pytest.mark.parametrize(
+    "module", ["few_shot", "meta_rl", "transition", "noisy_labels"]
+)
 def test_help_is_quick_and_lists_the_flags(module):
     command = [sys.executable, "-X", "importtime", "-m", f"experiments.{module}"]
     done = subprocess.run(

@@ -2,10 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from experiments.meta_rl.parts import Game
+from experiments import running
+from experiments.meta_rl.parts import Game, Learning
+from experiments.running import Metric
 from metajax import rl
-from metajax.base import Key, Loss, Objective, Params
+from metajax.base import Key, Loss, Objective, Params, Task
 from metajax.rl.base import EnvParams, Policy
 
 
@@ -57,3 +60,87 @@ def mean_return(num_episodes: int) -> Loss:
         return rl.losses.total_reward(outputs, targets, mask) / num_episodes
 
     return mean
+
+
+def chosen_by(learning: Learning) -> str:
+    """The metric by which parameters are chosen: what a trial earns, or an episode."""
+    return "return" if learning.adapts else "total"
+
+
+def beside_players(game: Game, learning: Learning) -> Objective:
+    """What a policy earns, and beside it what others do who need no learning.
+
+    Args:
+      game: the game, with its players.
+      learning: how it is learned.
+
+    Returns:
+      An objective, whose further metrics are `NAME_total`, `[places]`, of each player.
+    """
+    if learning.adapts:
+        return learning.objective
+    num_episodes = learning.places[-1]
+    others = {
+        name: of_trials(game, make(num_episodes), num_episodes, learning.places)
+        for name, make in game.players.items()
+    }
+
+    def objective(key: Key, params: Params, task: EnvParams):
+        loss, found = learning.objective(key, params, task)
+        for name, other in others.items():
+            found[f"{name}_total"] = other(key, (), task)[1]["total"]
+        return loss, found
+
+    return objective
+
+
+def bounds_at(game: Game, learning: Learning) -> dict[str, np.ndarray]:
+    """Exact values at the places of a measurement: of an episode, or of a whole trial."""
+    if learning.adapts:
+        return {}
+    num_episodes = learning.places[-1]
+    found = {}
+    for name, values in game.bounds(num_episodes).items():
+        at_places = np.asarray(learning.places) - 1
+        found[name] = np.asarray(values)[at_places] if np.ndim(values) else values
+    return found
+
+
+def table(game: Game, learning: Learning, metric: Metric, summary: dict) -> str:
+    """A result as text: what was earned, then others, and what is exact."""
+    rows, others = [], {}
+    for row in summary["rows"]:
+        rows.append({k: v for k, v in row.items() if k in _OWN or k not in _names(row)})
+        others = {k: v for k, v in row.items() if k in _names(row) and k not in _OWN}
+    lines = [running.table(summary | {"rows": rows}, metric)]
+    after = f"after {summary['rows'][-1][_key(summary)]} {summary['axis']}"
+    for name, found in others.items():
+        player = name.removesuffix("_total")
+        lines.append(
+            f"{player + ', total ' + after:>40s}: {found['mean']:.3f} +- "
+            f"{found['interval']:.3f}"
+        )
+    for name, values in bounds_at(game, learning).items():
+        what = "of each" if np.ndim(values) else f"total {after}"
+        value = np.ravel(values)[-1]
+        lines.append(f"{name + ', ' + what + ', exact':>40s}: {value:.3f}")
+    return "\n".join(lines)
+
+
+_OWN = ("return", "total", "regret")
+
+
+def _names(row: dict) -> list[str]:
+    return [name for name, value in row.items() if isinstance(value, dict)]
+
+
+def _key(summary: dict) -> str:
+    return summary["axis"].replace(" ", "_")
+
+
+def normalized(data: Task) -> Task:
+    """Advantages of the query batches of all tasks, with mean 0 and deviation 1."""
+    query = data.query
+    gains = rl.normalize(query.targets.advantage, query.mask)
+    targets = query.targets._replace(advantage=gains)
+    return data._replace(query=query._replace(targets=targets))

@@ -1,7 +1,14 @@
 """How policies are trained: rewards are credited, losses are descended."""
 
 from experiments.door import Part
-from experiments.meta_rl.flags import integer, not_negative, number, one_of, positive, shares
+from experiments.meta_rl.flags import (
+    integer,
+    not_negative,
+    number,
+    one_of,
+    positive,
+    shares,
+)
 
 DISCOUNT = number("discount", 1.0, "Of later rewards.")
 DECAY = number(
@@ -69,7 +76,7 @@ positive(RATE, MAX_NORM)
 not_negative(FINAL_RATE)
 
 
-def optimizer(num_updates: int, *, rate: float, final_rate: float, max_norm: float):
+def optimizer(num_updates: int, rate: float, final_rate: float, max_norm: float):
     """Adam, by gradients that are not too long, at a rate that falls."""
     import optax
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # The door must not wait for JAX.
     import jax
     import numpy as np
 
-    from experiments.running import Measurement
-    from metajax.base import Loss, MetaLearner, MetaParams, Objective, Sampler
-    from metajax.rl.acting import Collect
-    from metajax.rl.base import EnvParams, Environment, Policy
+    from metajax.base import Batch, Loss, MetaLearner, MetaParams, Objective, Sampler
+    from metajax.rl.base import Environment, EnvParams, Policy
     from metajax.rl.collecting import CollectTask
     from metajax.rl.policies import View
 
@@ -42,8 +40,8 @@ class Game(NamedTuple):
       bounds: from a number of episodes to exact mean returns by name, `[episodes]` each or
         a total, of the distribution of tests.
       players: policies that need no learning, by name: `num_episodes -> policy`.
-      draw: `(play, directory) -> None`, draws trials; `play(key, num_episodes)` gives the
-        task and the stream of one.
+      draw: `(play, directory) -> None`, draws trials; `play(key)` gives the task and the
+        stream of one.
     """
 
     environment: Environment
@@ -71,7 +69,9 @@ class Learning(NamedTuple):
       places: along the axis.
       objective: from a game's environment to what measures the parameters at the places.
       chosen: likewise, at the place that parameters are chosen by.
-      play: `(key, params, task, num_episodes) -> batch`: a trial to draw.
+      play: `(key, params, task) -> batch`: a trial to draw, or an episode after each step
+        of adaptation.
+      adapts: whether parameters adapt, rather than a memory.
     """
 
     learner: MetaLearner
@@ -83,4 +83,5 @@ class Learning(NamedTuple):
     objective: Objective
     chosen: Objective
     chosen_place: int
-    play: Callable[..., Any]
+    play: Callable[[jax.Array, MetaParams, EnvParams], Batch]
+    adapts: bool = False

@@ -80,9 +80,7 @@ POLICIES = {
         _transformer,
         (WIDTH, LAYERS, HEADS, HEAD_WIDTH),
     ),
-    "snail": Part(
-        "convolutions in time and attention", _snail, (WIDTH, HEAD_WIDTH)
-    ),
+    "snail": Part("convolutions in time and attention", _snail, (WIDTH, HEAD_WIDTH)),
     "per_part": Part(
         "a memory for each arm, line or pair, with weights that all share",
         _per_part,

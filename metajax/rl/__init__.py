@@ -27,5 +27,6 @@ from metajax.rl.collecting import before_and_after as before_and_after
 from metajax.rl.collecting import examples as examples
 from metajax.rl.learners import as_model as as_model
 from metajax.rl.learners import rl2 as rl2
+from metajax.rl.measuring import adaptation as adaptation
 from metajax.rl.measuring import returns_by_episode as returns_by_episode
 from metajax.rl.measuring import returns_by_step as returns_by_step

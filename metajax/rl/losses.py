@@ -7,7 +7,7 @@ leaves `[decisions, ...]`: an inner loop may descend it, an objective may judge 
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Loss
+from metajax.base import Loss, without_padding
 from metajax.losses import masked_mean
 from metajax.rl.base import Acted, Decision
 
@@ -42,7 +42,8 @@ def policy_gradient(memory: float = 1.0) -> Loss:
         raise ValueError(f"policy_gradient: memory must be from 0 to 1: got {memory}.")
 
     def loss(outputs: Decision, targets: Acted, mask: jax.Array | None = None):
-        log_ratio = _log_ratio(outputs, targets, mask)
+        outputs, targets = without_padding((outputs, targets), mask)
+        log_ratio = _log_ratio(outputs, targets)
         begins = jnp.append(True, targets.episode[1:] != targets.episode[:-1])
         past = _running_sums(log_ratio, jnp.where(begins, 0.0, memory))
         weights = jnp.exp(past) - jnp.exp(past - log_ratio)
@@ -70,6 +71,7 @@ def a2c(value_cost: float = 0.5, entropy_bonus: float = 0.0) -> Loss:
     """
 
     def loss(outputs: Decision, targets: Acted, mask: jax.Array | None = None):
+        outputs, targets = without_padding((outputs, targets), mask)
         gains = outputs.actions.log_prob(targets.action) * targets.advantage
         rest = _values_and_entropy(outputs, targets, value_cost, entropy_bonus)
         return masked_mean(rest - gains, mask)
@@ -102,7 +104,8 @@ def ppo(clip: float = 0.2, value_cost: float = 0.5, entropy_bonus: float = 0.0) 
         raise ValueError(f"ppo: clip must be positive: got {clip}.")
 
     def loss(outputs: Decision, targets: Acted, mask: jax.Array | None = None):
-        ratio = jnp.exp(_log_ratio(outputs, targets, mask))
+        outputs, targets = without_padding((outputs, targets), mask)
+        ratio = jnp.exp(_log_ratio(outputs, targets))
         clamped = jnp.clip(ratio, 1 - clip, 1 + clip)
         gains = jnp.minimum(ratio * targets.advantage, clamped * targets.advantage)
         rest = _values_and_entropy(outputs, targets, value_cost, entropy_bonus)
@@ -122,6 +125,7 @@ def imitation(
     Source:
       Laskin et al. 2022 (algorithm distillation, arXiv 2210.14215), section 3.
     """
+    outputs, targets = without_padding((outputs, targets), mask)
     return masked_mean(-outputs.actions.log_prob(targets.action), mask)
 
 
@@ -142,9 +146,8 @@ def total_reward(
     return jnp.sum(rewards)
 
 
-def _log_ratio(outputs: Decision, targets: Acted, mask: jax.Array | None) -> jax.Array:
-    log_ratio = outputs.actions.log_prob(targets.action) - targets.log_prob
-    return log_ratio if mask is None else jnp.where(mask, log_ratio, 0)
+def _log_ratio(outputs: Decision, targets: Acted) -> jax.Array:
+    return outputs.actions.log_prob(targets.action) - targets.log_prob
 
 
 def _values_and_entropy(

@@ -1,7 +1,13 @@
 """MAML: parameters of a policy that policy gradients adapt."""
 
 from experiments.door import Part
-from experiments.meta_rl.flags import integer, not_negative, number, positive, shares, switch
+from experiments.meta_rl.flags import (
+    integer,
+    number,
+    positive,
+    shares,
+    switch,
+)
 from experiments.meta_rl.learners.rl2 import EPISODES
 from experiments.meta_rl.outer import CREDIT, OUTER_LOSS
 from experiments.meta_rl.parts import Learning
@@ -47,9 +53,7 @@ def make(game, policy, *, first_order=False, **read):
         return mj.maml(rl.as_model(policy), loss, optax.sgd(rate), 1, adjoint=adjoint)
 
     learner = adapting(read["inner_rate"])
-    credit = rl.Credit(
-        read["discount"], read["decay"], read["reward_scale"], "linear"
-    )
+    credit = rl.Credit(read["discount"], read["decay"], read["reward_scale"], "linear")
     before, after = (
         rl.rollouts(game.environment, policy, read["episodes"], credit, normalized=flag)
         for flag in (read["normalized"], True)
@@ -62,6 +66,9 @@ def make(game, policy, *, first_order=False, **read):
 
 def _measured(game, policy, learner, steps, read, credit, *, before, after):
     """How a policy is measured whose parameters adapt: step by step."""
+    import jax
+    import jax.numpy as jnp
+
     from experiments.meta_rl import measuring
     from metajax import rl
 
@@ -70,8 +77,16 @@ def _measured(game, policy, learner, steps, read, credit, *, before, after):
         rl.rollouts(game.environment, policy, number, credit, normalized=flag)
         for flag in (read["normalized"], False)
     )
-    places = tuple(range(len(steps) + 1))
-    objective = rl.returns_by_step(steps, [first] + [later] * len(steps), number)
+    collects = [first] + [later] * len(steps)
+    adapt = rl.adaptation(steps, collects)
+
+    def play(key, meta, task):
+        each = [jax.tree.map(_first(game), b) for _, b in adapt(key, meta, task)]
+        for step, batch in enumerate(each):
+            episode = jnp.full_like(batch.targets.episode, step)
+            each[step] = batch._replace(targets=batch.targets._replace(episode=episode))
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *each)
+
     chosen = rl.returns_by_step(steps[:1], [first, later], number)
     return Learning(
         learner=learner,
@@ -79,12 +94,18 @@ def _measured(game, policy, learner, steps, read, credit, *, before, after):
         loss=read["outer_loss"],
         metrics={"return": measuring.mean_return(read["episodes"])},
         axis="adaptation steps",
-        places=places,
-        objective=objective,
+        places=tuple(range(len(steps) + 1)),
+        objective=rl.returns_by_step(steps, collects, number),
         chosen=measuring.last(chosen),
         chosen_place=1,
-        play=None,
+        play=play,
+        adapts=True,
     )
+
+
+def _first(game):
+    """The first of the episodes that were collected side by side."""
+    return lambda leaf: leaf[: game.environment.horizon]
 
 
 LEARNER = Part("a start from which policy gradients adapt all parameters", make, READS)

@@ -40,9 +40,7 @@ def along_trials(game, policy, num_episodes: int, *, collect, loss, metrics):
         objective=measuring.of_trials(game, policy, num_episodes, at),
         chosen=measuring.of_trials(game, policy, num_episodes, (num_episodes,)),
         chosen_place=num_episodes,
-        play=lambda key, params, task, number: rl.trial(
-            game.environment, policy, number
-        )(key, params, task),
+        play=rl.trial(game.environment, policy, num_episodes),
     )
 
 
@@ -53,9 +51,7 @@ def make(
     from metajax import rl
 
     credit = rl.Credit(discount, decay, reward_scale)
-    collect = rl.along_trial(
-        rl.trial(game.environment, policy, episodes, credit)
-    )
+    collect = rl.along_trial(rl.trial(game.environment, policy, episodes, credit))
     metrics = {"return": rl.losses.total_reward, "entropy": rl.losses.entropy}
     return along_trials(
         game, policy, episodes, collect=collect, loss=outer_loss, metrics=metrics

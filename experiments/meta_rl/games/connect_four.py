@@ -1,0 +1,20 @@
+"""Connect four of pgx, whose buttons are mixed up."""
+
+from experiments.door import Part
+from experiments.meta_rl.parts import Game
+
+
+def make() -> Game:
+    """Connect four against a random opponent: which button drops where is the task."""
+    from metajax import rl
+
+    environment = rl.environments.from_pgx("connect_four", horizon=21)
+    return Game(
+        environment,
+        *[environment.sample] * 3,
+        episode="game",
+        players={"random": lambda episodes: rl.exact.random_policy(environment)},
+    )
+
+
+GAME = Part("connect four with mixed up buttons, by metajax[games]", make)

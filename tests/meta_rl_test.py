@@ -1,0 +1,145 @@
+"""Runs that learn to play: what may be chosen, what goes together, what is reported."""
+
+import json
+from pathlib import Path
+
+from absl import flags
+import jax
+import numpy as np
+import pytest
+
+from experiments.meta_rl import assembling, choosing, door
+from experiments.meta_rl.flags import FLAGS
+from experiments.meta_rl.games import GAMES
+from experiments.meta_rl.learners import LEARNERS
+from experiments.running import Layout
+import metajax as mj
+
+PRESETS = sorted((Path(__file__).parents[1] / "experiments/presets/meta_rl").iterdir())
+SMALL = ["--num_validation_tasks=3", "--num_test_tasks=4", "--num_tasks=2", "--parts=1"]
+SMALL += ["--width=4", "--head_width=4", "--num_steps=2", "--eval_every_steps=2"]
+
+
+@pytest.fixture
+def with_flags(parse, tmp_path):
+    def start(*arguments):
+        parse(FLAGS, ["run", f"--workdir={tmp_path}", *arguments])
+
+    return start
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_is_read(preset, with_flags):
+    with_flags(f"--flagfile={preset}")
+    first = preset.read_text().splitlines()[0]
+    assert first.startswith("# ") and choosing.now()["game"] in GAMES
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--learner=maml", "--policy=gru"], "--policy=mlp"),
+        (["--num_tasks=6"], "--parts must divide"),
+        (["--policy=transformer", "--width=6"], "--heads must divide"),
+        (["--game=navigation", "--learner=dpt"], "best actions"),
+        (["--arms=0"], "not a positive integer"),
+        (["--episodes=0"], "not a positive integer"),
+        (["--discount=1.5"], "from 0 to 1"),
+        (["--rate=0"], "positive"),
+        (["--inner_rate=0.5"], "--inner_rate is for --learner=maml, fomaml"),
+        (["--game=navigation", "--arms=3"], "--arms is for --game=bandit"),
+        (["--outer_loss=a2c", "--clip=0.1"], "--clip is for --outer_loss=ppo"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments, message, with_flags):
+    with pytest.raises(flags.Error, match=message):
+        with_flags(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--game=key_door", "--policy=per_part"], "games that consist of like parts"),
+        (["--game=tabular_mdp", "--learner=dpt"], "taught best actions"),
+        (
+            ["--game=gaussian_bandit", "--learner=distillation"],
+            "its players are random",
+        ),
+    ],
+)
+def test_what_a_game_lacks_is_said_in_a_line(arguments, message, with_flags, capsys):
+    with_flags(*arguments)
+    assert door.run() == 2
+    assert message in capsys.readouterr().err
+
+
+CASES = {
+    "rl2": ["--learner=rl2"],
+    "a2c": ["--learner=rl2", "--outer_loss=a2c", "--policy=per_part"],
+    "maml": ["--learner=maml", "--game=navigation", "--patience=3"],
+    "fomaml": ["--learner=fomaml", "--game=navigation", "--patience=3"],
+    "dpt": ["--learner=dpt"],
+    "distillation": ["--learner=distillation", "--teacher=ucb1"],
+}
+
+
+# What of SMALL they do not read.
+LESS = {
+    "a2c": ("--parts",),
+    "maml": ("--head_width",),
+    "fomaml": ("--head_width",),
+    "dpt": ("--parts",),
+    "distillation": ("--parts",),
+}
+
+
+def test_every_learner_has_a_case():
+    assert {case[0].split("=")[1] for case in CASES.values()} == set(LEARNERS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_learner_moves_its_parameters(name, with_flags):
+    reads = LESS.get(name, ())
+    small = [flag for flag in SMALL if flag.split("=")[0] not in reads]
+    with_flags("--episodes=3", *CASES[name], *small)
+    experiment = door.experiment()
+    state = experiment.init(jax.random.key(0))
+    before = jax.tree.map(np.asarray, state.meta)
+    after, metrics = mj.train(
+        experiment.step(Layout()),
+        state,
+        experiment.tasks,
+        num_tasks=2,
+        num_steps=1,
+    )
+    assert int(after.step) == 1 and np.isfinite(metrics["loss"]).all()
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), before, after.meta)
+    assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_a_run_reports_returns_totals_players_and_bounds(with_flags, tmp_path, capsys):
+    with_flags("--episodes=3", "--arms=2", *SMALL)
+    assert door.run() == 0
+    text = capsys.readouterr().out
+    for words in ("gittins, total after 3 pulls", "Bayes optimum, total", "regret"):
+        assert words in text
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["axis"] == "pulls"
+    assert [row["pulls"] for row in result["rows"]] == [1, 2, 3]
+    values = np.load(tmp_path / "result.npz")
+    total = values["return_1"] + values["return_2"] + values["return_3"]
+    np.testing.assert_allclose(values["total_3"], total)
+    for picture in ("returns.png", "trials.png"):
+        assert (tmp_path / picture).stat().st_size > 5_000
+
+
+def test_rewards_that_are_not_finite_are_refused():
+    game = GAMES["bandit"].make(arms=2)
+    bad = game.environment._replace(
+        step=lambda *args: jax.tree.map(
+            lambda x: x * np.nan if x.dtype == np.float32 else x,
+            game.environment.step(*args),
+        )
+    )
+    with pytest.raises(ValueError, match="rewards that are not finite"):
+        assembling.check_rewards(game._replace(environment=bad))
