@@ -21,8 +21,7 @@ def play(environment, policy, num_episodes, num_tasks, seed=0):
     collect = acting.trial(environment, policy, num_episodes)
 
     def one(key):
-        task_key, key = jax.random.split(key)
-        batch = collect(key, (), environment.sample(task_key))
+        batch = collect(key, (), environment.sample(jax.random.fold_in(key, -1)))
         rewards = jnp.where(batch.mask, batch.targets.reward, 0)
         return jnp.zeros(num_episodes).at[batch.targets.episode].add(rewards)
 
@@ -71,9 +70,9 @@ def test_the_optimum_of_bandits_is_that_of_all_trees_of_pulls(arms, pulls):
     "arms, pulls, expected",
     [
         (2, 10, 6.0218),
-        (5, 10, 6.6600),
-        (10, 10, 6.7140),
-        (50, 10, 6.7140),
+        (5, 10, 6.66),
+        (10, 10, 6.714),
+        (50, 10, 6.714),
         (2, 20, 12.4313),
     ],
 )
@@ -142,14 +141,6 @@ def _by_mean(counts, left):
     return evenly([(s + 1) / (s + f + 2) for s, f in counts])
 
 
-def _by_bound(counts, left):
-    tries = np.array([s + f for s, f in counts])
-    if (tries == 0).any():
-        return (tries == 0) / (tries == 0).sum()
-    means = np.array([s for s, f in counts]) / tries
-    return evenly(means + 0.5 * np.sqrt(2 * np.log(tries.sum()) / tries))
-
-
 def _by_index(counts, left):
     return evenly([index_by_bisection(left, s, f) for s, f in counts])
 
@@ -160,7 +151,6 @@ POLICIES = {
         lambda counts, left: [0.5, 0.5],
     ),
     "greedy": (lambda: exact.greedy(2), _by_mean),
-    "ucb1": (lambda: exact.ucb1(2, scale=0.5), _by_bound),
     "thompson": (
         lambda: exact.thompson(2),
         lambda counts, left: exact.best_arm_posterior(*jnp.array(counts).T),
@@ -207,13 +197,14 @@ def test_upper_bounds_are_the_formula_of_any_counts():
         lambda counts: policy.step((), counts, blank)
     )  # Before a first pull.
     chosen = jax.nn.softmax(step(counts)[1].actions.logits)
-    tries = np.maximum(successes + failures, 1e-9)
-    total = (successes + failures).sum(axis=1, keepdims=True)
-    bounds = successes / tries + 0.7 * np.sqrt(2 * np.log(total) / tries)
-    tried = (successes + failures > 0).all(axis=1)
-    assert tried.sum() > 400
-    np.testing.assert_array_equal(
-        chosen.argmax(axis=1)[tried], bounds.argmax(axis=1)[tried]
+    tries = successes + failures
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bonus = 0.7 * np.sqrt(2 * np.log(tries.sum(axis=1, keepdims=True)) / tries)
+        bounds = np.where(tries > 0, successes / tries + bonus, np.inf)
+    best = bounds == bounds.max(axis=1, keepdims=True)
+    assert 0 < best[:, 0].mean() < 1 and (best.sum(axis=1) > 1).any()  # Untried: equal.
+    np.testing.assert_allclose(
+        chosen, best / best.sum(axis=1, keepdims=True), atol=1e-6
     )
 
 
@@ -224,12 +215,11 @@ def test_the_gittins_policy_is_all_but_the_best_and_earns_what_it_should():
         own = [indices[index_place(7 - left, s + f, s)] for s, f in counts]
         return evenly(own) @ values
 
-    def by_mean(values, counts, left):
-        return _by_mean(counts, left) @ values
-
     value, optimum = bandit_value(by_index, 2, 7), exact.bandit_optimum(2, 7)
     assert optimum - 0.005 < value <= optimum + 1e-9
-    assert value > bandit_value(by_mean, 2, 7)
+    assert value > bandit_value(
+        lambda x, counts, left: _by_mean(counts, left) @ x, 2, 7
+    )
     environment = environments.bernoulli_bandit(2)
     returns = play(environment, exact.gittins(2, 7), 7, 20000).sum(axis=1)
     assert_mean(returns, value)
@@ -292,8 +282,7 @@ def test_returns_of_tables_are_the_known_ones_and_what_play_comes_to():
     keys = jax.random.split(jax.random.key(0), 4000)
     tables = jax.jit(jax.vmap(environment.sample))(keys)
     returns = jax.jit(jax.vmap(lambda x: exact.mdp_optimum(x, 10)))(tables)
-    assert_mean(np.asarray(returns.optimum), 21.84)
-    assert_mean(np.asarray(returns.random), 9.99)
+    assert_mean(np.stack(returns, axis=1), [21.84, 9.99])
     played = play(environment, exact.random_policy(environment), 1, 4000)
     assert_mean(played[:, 0], 10)  # The mean over tasks is 1 a step.
 
@@ -320,23 +309,19 @@ def lines_value(active, pick):
     return value(frozenset(), frozenset())
 
 
-def mean(values):
-    return sum(values) / len(values)
-
-
 @pytest.mark.parametrize("rule", [0, 3, 0b11010010, 255])
 def test_values_under_a_rule_are_those_of_all_games(rule):
     returns, active = exact.tic_tac_toe_returns(), environments.all_rules()[rule]
     np.testing.assert_allclose(returns.rule_known[rule], lines_value(active, max))
-    np.testing.assert_allclose(returns.random[rule], lines_value(active, mean))
+    np.testing.assert_allclose(returns.random[rule], lines_value(active, np.mean))
 
 
 def test_values_of_hidden_lines_are_the_known_ones():
     returns = exact.tic_tac_toe_returns()
     means = [values.mean() for values in returns]
     np.testing.assert_allclose(means, [0.2171, 0.5736, 0.65625, 0.9431], atol=5e-5)
-    standard = [returns.random[255], returns.standard[255], returns.rule_known[255]]
-    np.testing.assert_allclose(standard, [0.2968, 0.9948, 0.9948], atol=5e-5)
+    standard = [values[255] for values in (returns.random, returns.standard)]
+    np.testing.assert_allclose(standard, [0.2968, 0.9948], atol=5e-5)
     sizes = environments.all_rules().sum(axis=1)
     by_size = [returns.rule_known[sizes == n].mean() for n in range(9)]
     expected = [0, 0.625, 0.868, 0.937, 0.970, 0.984, 0.991, 0.993, 0.995]
@@ -404,7 +389,6 @@ def test_what_belief_play_learns_of_a_board(own, others, reward, learnt):
     [
         (lambda: exact.bandit_optimum(0, 3), "arms must be at least 1: got 0"),
         (lambda: exact.bandit_optimum(2, 0), "pulls must be at least 1: got 0"),
-        (lambda: exact.gittins_indices(0), "pulls must be at least 1: got 0"),
         (lambda: exact.gittins(5, 1001), "pulls must be at most 1000: got 1001"),
         (lambda: exact.thompson(0), "arms must be at least 1: got 0"),
         (lambda: exact.mdp_optimum(None, 0), "horizon must be at least 1: got 0"),
