@@ -21,7 +21,7 @@ def play(environment, policy, num_episodes, num_tasks, seed=0):
     collect = acting.trial(environment, policy, num_episodes)
 
     def one(key):
-        batch = collect(key, (), environment.sample(jax.random.fold_in(key, -1)))
+        batch = collect(key, (), environment.sample(jax.random.fold_in(key, 99)))
         rewards = jnp.where(batch.mask, batch.targets.reward, 0)
         return jnp.zeros(num_episodes).at[batch.targets.episode].add(rewards)
 
