@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from metajax.rl import acting, environments, exact
 from metajax.rl.environments.tic_tac_toe import LINES
@@ -20,8 +21,7 @@ def play(environment, policy, num_episodes, num_tasks, seed=0):
     collect = acting.trial(environment, policy, num_episodes)
 
     def one(key):
-        task_key, key = jax.random.split(key)
-        batch = collect(key, (), environment.sample(task_key))
+        batch = collect(key, (), environment.sample(jax.random.fold_in(key, -1)))
         rewards = jnp.where(batch.mask, batch.targets.reward, 0)
         return jnp.zeros(num_episodes).at[batch.targets.episode].add(rewards)
 
@@ -41,28 +41,9 @@ def assert_mean(values, expected):
     assert (abs(values.mean(axis=0) - expected) < 4 * error).all(), values.mean(axis=0)
 
 
-def bandit_value(choose, arms, pulls):
-    """What a player earns: a sum over everything that may happen."""
+def bandit_value(combine, arms, pulls):
+    """By all that may happen; `combine(values of the arms, counts, left) -> value`."""
 
-    def value(counts, left):
-        if left == 0:
-            return 0.0
-        total = 0.0
-        for arm, chance in enumerate(choose(counts, left)):
-            if chance > 0:
-                successes, failures = counts[arm]
-                p = (successes + 1) / (successes + failures + 2)
-                ways = [(p, 1, (successes + 1, failures))]
-                ways.append((1 - p, 0, (successes, failures + 1)))
-                for likely, paid, after in ways:
-                    later = value((*counts[:arm], after, *counts[arm + 1 :]), left - 1)
-                    total += chance * likely * (paid + later)
-        return total
-
-    return value(((0, 0),) * arms, pulls)
-
-
-def brute_bandit_optimum(arms, pulls):
     def value(counts, left):
         if left == 0:
             return 0.0
@@ -74,14 +55,14 @@ def brute_bandit_optimum(arms, pulls):
                 for after in ((successes + 1, failures), (successes, failures + 1))
             )
             values.append(p * (1 + won) + (1 - p) * lost)
-        return max(values)
+        return combine(values, counts, left)
 
     return value(((0, 0),) * arms, pulls)
 
 
 @pytest.mark.parametrize("arms, pulls", [(1, 4), (2, 5), (3, 4)])
 def test_the_optimum_of_bandits_is_that_of_all_trees_of_pulls(arms, pulls):
-    expected = brute_bandit_optimum(arms, pulls)
+    expected = bandit_value(lambda values, *_: max(values), arms, pulls)
     np.testing.assert_allclose(exact.bandit_optimum(arms, pulls), expected, rtol=1e-12)
 
 
@@ -89,9 +70,9 @@ def test_the_optimum_of_bandits_is_that_of_all_trees_of_pulls(arms, pulls):
     "arms, pulls, expected",
     [
         (2, 10, 6.0218),
-        (5, 10, 6.6600),
-        (10, 10, 6.7140),
-        (50, 10, 6.7140),
+        (5, 10, 6.66),
+        (10, 10, 6.714),
+        (50, 10, 6.714),
         (2, 20, 12.4313),
     ],
 )
@@ -160,14 +141,6 @@ def _by_mean(counts, left):
     return evenly([(s + 1) / (s + f + 2) for s, f in counts])
 
 
-def _by_bound(counts, left):
-    tries = np.array([s + f for s, f in counts])
-    if (tries == 0).any():
-        return (tries == 0) / (tries == 0).sum()
-    means = np.array([s for s, f in counts]) / tries
-    return evenly(means + 0.5 * np.sqrt(2 * np.log(tries.sum()) / tries))
-
-
 def _by_index(counts, left):
     return evenly([index_by_bisection(left, s, f) for s, f in counts])
 
@@ -178,7 +151,10 @@ POLICIES = {
         lambda counts, left: [0.5, 0.5],
     ),
     "greedy": (lambda: exact.greedy(2), _by_mean),
-    "ucb1": (lambda: exact.ucb1(2, scale=0.5), _by_bound),
+    "thompson": (
+        lambda: exact.thompson(2),
+        lambda counts, left: exact.best_arm_posterior(*jnp.array(counts).T),
+    ),
     "gittins": (lambda: exact.gittins(2, pulls=9), _by_index),  # Fewer may be left.
 }
 
@@ -212,15 +188,38 @@ def test_policies_decide_as_their_formulas_do(name):
     assert step._cache_size() == 1
 
 
+def test_upper_bounds_are_the_formula_of_any_counts():
+    policy, random = exact.ucb1(5, scale=0.7), np.random.default_rng(0)
+    successes, failures = random.integers(0, 20, (2, 500, 5))
+    blank = first_seen(environments.bernoulli_bandit(5), policy)
+    counts = exact.Counts(jnp.float32(successes), jnp.float32(failures))
+    step = jax.vmap(
+        lambda counts: policy.step((), counts, blank)
+    )  # Before a first pull.
+    chosen = jax.nn.softmax(step(counts)[1].actions.logits)
+    tries = successes + failures
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bonus = 0.7 * np.sqrt(2 * np.log(tries.sum(axis=1, keepdims=True)) / tries)
+        bounds = np.where(tries > 0, successes / tries + bonus, np.inf)
+    best = bounds == bounds.max(axis=1, keepdims=True)
+    assert 0 < best[:, 0].mean() < 1 and (best.sum(axis=1) > 1).any()  # Untried: equal.
+    np.testing.assert_allclose(
+        chosen, best / best.sum(axis=1, keepdims=True), atol=1e-6
+    )
+
+
 def test_the_gittins_policy_is_all_but_the_best_and_earns_what_it_should():
     indices = exact.gittins_indices(7)
 
-    def choose(counts, left):
-        return evenly([indices[index_place(7 - left, s + f, s)] for s, f in counts])
+    def by_index(values, counts, left):
+        own = [indices[index_place(7 - left, s + f, s)] for s, f in counts]
+        return evenly(own) @ values
 
-    value, optimum = bandit_value(choose, 2, 7), exact.bandit_optimum(2, 7)
+    value, optimum = bandit_value(by_index, 2, 7), exact.bandit_optimum(2, 7)
     assert optimum - 0.005 < value <= optimum + 1e-9
-    assert value > bandit_value(_by_mean, 2, 7)
+    assert value > bandit_value(
+        lambda x, counts, left: _by_mean(counts, left) @ x, 2, 7
+    )
     environment = environments.bernoulli_bandit(2)
     returns = play(environment, exact.gittins(2, 7), 7, 20000).sum(axis=1)
     assert_mean(returns, value)
@@ -246,14 +245,15 @@ def test_the_chance_to_be_the_best_is_that_among_draws(successes, failures):
     assert (abs(best.mean(axis=0) - chances) <= 4 * error + 1e-6).all()
 
 
-def test_thompson_pulls_with_the_chance_to_be_the_best():
-    def choose(counts, left):
-        successes, failures = jnp.array(counts).T
-        return np.asarray(exact.best_arm_posterior(successes, failures))
-
-    value = bandit_value(choose, 2, 4)
-    returns = play(environments.bernoulli_bandit(2), exact.thompson(2), 4, 20000)
-    assert_mean(returns.sum(axis=1), value)
+@pytest.mark.parametrize("first, second", [((300, 100), (72, 27)), ((5, 0), (1, 1))])
+def test_the_chance_to_be_the_better_of_two_is_the_closed_form(first, second):
+    """A sum over the values of the first Beta's integer parameter."""
+    (a, b), (c, d) = ((s + 1, f + 1) for s, f in (first, second))
+    i, log = np.arange(a), scipy.special.betaln
+    terms = log(c + i, b + d) - np.log(b + i) - log(1 + i, b) - log(c, d)
+    chance = np.exp(terms).sum()
+    found = exact.best_arm_posterior(*jnp.array([first, second]).T)
+    np.testing.assert_allclose(found[0], chance, atol=3e-4)
 
 
 def mdp_return(tables, actions):
@@ -282,8 +282,7 @@ def test_returns_of_tables_are_the_known_ones_and_what_play_comes_to():
     keys = jax.random.split(jax.random.key(0), 4000)
     tables = jax.jit(jax.vmap(environment.sample))(keys)
     returns = jax.jit(jax.vmap(lambda x: exact.mdp_optimum(x, 10)))(tables)
-    assert_mean(np.asarray(returns.optimum), 21.84)
-    assert_mean(np.asarray(returns.random), 9.99)
+    assert_mean(np.stack(returns, axis=1), [21.84, 9.99])
     played = play(environment, exact.random_policy(environment), 1, 4000)
     assert_mean(played[:, 0], 10)  # The mean over tasks is 1 a step.
 
@@ -310,23 +309,19 @@ def lines_value(active, pick):
     return value(frozenset(), frozenset())
 
 
-def mean(values):
-    return sum(values) / len(values)
-
-
 @pytest.mark.parametrize("rule", [0, 3, 0b11010010, 255])
 def test_values_under_a_rule_are_those_of_all_games(rule):
     returns, active = exact.tic_tac_toe_returns(), environments.all_rules()[rule]
     np.testing.assert_allclose(returns.rule_known[rule], lines_value(active, max))
-    np.testing.assert_allclose(returns.random[rule], lines_value(active, mean))
+    np.testing.assert_allclose(returns.random[rule], lines_value(active, np.mean))
 
 
 def test_values_of_hidden_lines_are_the_known_ones():
     returns = exact.tic_tac_toe_returns()
     means = [values.mean() for values in returns]
     np.testing.assert_allclose(means, [0.2171, 0.5736, 0.65625, 0.9431], atol=5e-5)
-    standard = [returns.random[255], returns.standard[255], returns.rule_known[255]]
-    np.testing.assert_allclose(standard, [0.2968, 0.9948, 0.9948], atol=5e-5)
+    standard = [values[255] for values in (returns.random, returns.standard)]
+    np.testing.assert_allclose(standard, [0.2968, 0.9948], atol=5e-5)
     sizes = environments.all_rules().sum(axis=1)
     by_size = [returns.rule_known[sizes == n].mean() for n in range(9)]
     expected = [0, 0.625, 0.868, 0.937, 0.970, 0.984, 0.991, 0.993, 0.995]
@@ -362,12 +357,38 @@ def test_belief_play_begins_at_the_zero_shot_value_and_rises_towards_the_known_r
     assert 0.85 < played[:, -1].mean() < returns.rule_known.mean() + 4 * error
 
 
+UNKNOWN, INACTIVE, ACTIVE = range(3)
+
+
+@pytest.mark.parametrize(
+    "own, others, reward, learnt",
+    [
+        ([0, 1, 2], [3, 4, 6], 1, {0: ACTIVE}),
+        ([0, 1, 2], [3, 4, 8], 0, {0: INACTIVE}),
+        ([0, 4, 8], [1, 2, 5], 0, {6: INACTIVE}),
+        ([0, 1, 8], [2, 4, 6], -1, {7: ACTIVE}),
+        ([0, 1, 2, 6], [3, 4, 5], -1, {0: INACTIVE, 1: ACTIVE}),
+        ([0, 1, 2, 3, 6], [4, 5, 7, 8], 1, {}),  # One of two, and nobody knows which.
+        ([0, 1], [4, 8], 0, {}),
+    ],
+)
+def test_what_belief_play_learns_of_a_board(own, others, reward, learnt):
+    environment, policy = environments.tic_tac_toe(), exact.belief_play()
+    board = np.zeros((9, 2), np.float32)
+    board[own, 0] = board[others, 1] = 1
+    seen = first_seen(environment, policy)._replace(
+        led_to=jnp.asarray(board), reward=jnp.float32(reward), begins=jnp.array(False)
+    )
+    belief, _ = policy.step((), policy.start(()), seen)
+    expected = [learnt.get(line, UNKNOWN) for line in range(8)]
+    np.testing.assert_array_equal(belief, expected)
+
+
 @pytest.mark.parametrize(
     "build, named",
     [
         (lambda: exact.bandit_optimum(0, 3), "arms must be at least 1: got 0"),
         (lambda: exact.bandit_optimum(2, 0), "pulls must be at least 1: got 0"),
-        (lambda: exact.gittins_indices(0), "pulls must be at least 1: got 0"),
         (lambda: exact.gittins(5, 1001), "pulls must be at most 1000: got 1001"),
         (lambda: exact.thompson(0), "arms must be at least 1: got 0"),
         (lambda: exact.mdp_optimum(None, 0), "horizon must be at least 1: got 0"),

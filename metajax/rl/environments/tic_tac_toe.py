@@ -106,7 +106,7 @@ def tic_tac_toe(rules: np.ndarray | None = None) -> Environment:
         over = won | illegal | ~empty.any()
         reply = jnp.argmax(jnp.where(empty, jax.random.uniform(key, (9,)), -1))
         board = jnp.where(over, board, board.at[reply, 1].set(1))
-        lost = _complete(board[:, 1], params) & ~over
+        lost = _complete(board[:, 1], params)
         reward = won.astype(jnp.float32) - (lost | illegal)
         return board, shown(board, reward, over | lost)
 

@@ -6,6 +6,7 @@ from metajax.rl.exact.bandits import gittins_indices as gittins_indices
 from metajax.rl.exact.belief_play import belief_play as belief_play
 from metajax.rl.exact.key_door import key_door_optimum as key_door_optimum
 from metajax.rl.exact.navigation import navigation_optimum as navigation_optimum
+from metajax.rl.exact.policies import Counts as Counts
 from metajax.rl.exact.policies import gittins as gittins
 from metajax.rl.exact.policies import greedy as greedy
 from metajax.rl.exact.policies import random_policy as random_policy
