@@ -43,6 +43,44 @@ def of_trials(
     return objective
 
 
+def divergence(
+    game: Game, policy: Policy, collect: rl.Collect, places: tuple[int, ...]
+) -> Objective:
+    """How far a policy's probabilities are from the exact posterior of right actions.
+
+        kl = sum_a posterior[a] log(posterior[a] / policy[a])        in nats
+
+    Args:
+      game: one whose posterior is known.
+      policy: says, along what is collected.
+      collect: a trial of somebody without params.
+      places: the decisions at which it is measured, from 1.
+
+    Returns:
+      An objective, whose metric `kl` is `[places]`.
+    """
+    at = jnp.asarray(places) - 1
+
+    def objective(key: Key, params: Params, task: EnvParams):
+        seen = collect(key, (), task).inputs
+        right = game.posterior(seen)
+        said = jax.nn.log_softmax(policy.apply(params, seen).actions.logits)
+        each = jnp.sum(jax.scipy.special.xlogy(right, right) - right * said, axis=1)
+        return jnp.mean(each), {"kl": each[at]}
+
+    return objective
+
+
+def together(first: Objective, second: Objective) -> Objective:
+    """The metrics of both, and the loss of the first."""
+
+    def both(key: Key, params: Params, task: EnvParams):
+        loss, found = first(key, params, task)
+        return loss, found | second(key, params, task)[1]
+
+    return both
+
+
 def last(objective: Objective) -> Objective:
     """The same, at the last of its places alone."""
 
@@ -127,7 +165,7 @@ def table(game: Game, learning: Learning, metric: Metric, summary: dict) -> str:
     return "\n".join(lines)
 
 
-_OWN = ("return", "total", "regret")
+_OWN = ("return", "total", "regret", "kl")
 
 
 def _names(row: dict) -> list[str]:

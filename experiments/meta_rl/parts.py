@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # The door must not wait for JAX.
     import numpy as np
 
     from metajax.base import Batch, Loss, MetaLearner, MetaParams, Objective, Sampler
-    from metajax.rl.base import Environment, EnvParams, Policy
+    from metajax.rl.base import Environment, EnvParams, Policy, Seen
     from metajax.rl.collecting import CollectTask
     from metajax.rl.policies import View
 
@@ -37,6 +37,8 @@ class Game(NamedTuple):
       known: from a task to the most that an episode can return on average to who knows it,
         which regret is measured by; None where that is not known.
       right_action: `(task, seen) -> action`, the best one, if it is known.
+      posterior: from a stream that is seen, `[decisions, ...]`, to the probability that
+        each action is the right one, `[decisions, actions]`, if it is known.
       bounds: from a number of episodes to exact mean returns by name, `[episodes]` each or
         a total, of the distribution of tests.
       players: policies that need no learning, by name: `num_episodes -> policy`.
@@ -51,7 +53,8 @@ class Game(NamedTuple):
     episode: str = "episode"
     per_part: PerPart | None = None
     known: Callable[[EnvParams], jax.Array] | None = None
-    right_action: Callable[..., jax.Array] | None = None
+    right_action: Callable[[EnvParams, Seen], jax.Array] | None = None
+    posterior: Callable[[Seen], jax.Array] | None = None
     bounds: Callable[[int], Mapping[str, np.ndarray]] = lambda episodes: {}
     players: Mapping[str, Callable[[int], Policy]] = {}
     draw: Callable[[Callable, Path], None] | None = None

@@ -15,7 +15,25 @@ def best_arm(task, seen):
     return jnp.argmax(task)
 
 
-def of_arms(environment, arms: int, players, bounds) -> Game:
+def best_arm_posterior(arms: int):
+    """How probable it is that each arm is the best, of what was seen before a decision."""
+    import jax
+    import jax.numpy as jnp
+
+    from metajax import rl
+
+    def posterior(seen):
+        pulled = jax.nn.one_hot(seen.action, arms) * ~seen.begins[:, None]
+        paid = jnp.cumsum(pulled * seen.reward[:, None], axis=0)
+        failed = jnp.cumsum(pulled, axis=0) - paid
+        return jax.lax.map(
+            lambda each: rl.exact.best_arm_posterior(*each), (paid, failed)
+        )
+
+    return posterior
+
+
+def of_arms(environment, arms: int, players, bounds, posterior=None) -> Game:
     """A bandit as a game, whose tasks are its arms' means."""
     import jax.numpy as jnp
 
@@ -30,6 +48,7 @@ def of_arms(environment, arms: int, players, bounds) -> Game:
         per_part=PerPart(arms, rl.views.each_arm(arms)),
         known=jnp.max,
         right_action=best_arm,
+        posterior=posterior,
         bounds=bounds,
         players=random | players,
         draw=pictures.pulls,
@@ -54,7 +73,8 @@ def make(*, arms: int) -> Game:
             return {}
         return {"Bayes optimum": exact.bandit_optimum(arms, pulls)}
 
-    return of_arms(rl.environments.bernoulli_bandit(arms), arms, players, bounds)
+    environment = rl.environments.bernoulli_bandit(arms)
+    return of_arms(environment, arms, players, bounds, best_arm_posterior(arms))
 
 
 GAME = Part("arms that pay 1 with a probability of their own", make, (ARMS,))

@@ -6,6 +6,7 @@ from experiments.meta_rl.learners.rl2 import EPISODES, along_trials
 
 def make(game, policy, *, episodes):
     """Supervision by best actions, along trials of random actions."""
+    from experiments.meta_rl import measuring
     from metajax import rl
 
     if game.right_action is None:
@@ -16,13 +17,19 @@ def make(game, policy, *, episodes):
     environment = game.environment
     wander = rl.trial(environment, rl.exact.random_policy(environment), episodes)
 
-    return along_trials(
+    learning = along_trials(
         game,
         policy,
         episodes,
         collect=rl.along_trial_with(wander, game.right_action),
         loss=lambda progress: rl.losses.imitation,
         metrics={},
+    )
+    if game.posterior is None:
+        return learning
+    divergence = measuring.divergence(game, policy, wander, learning.places)
+    return learning._replace(
+        objective=measuring.together(learning.objective, divergence)
     )
 
 

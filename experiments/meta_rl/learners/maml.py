@@ -25,7 +25,7 @@ INNER_MEMORY = number(
 NORMALIZED = switch(
     "normalized",
     True,
-    "Normalise advantages over the decisions of a task, in the first step.",
+    "Normalise advantages over the decisions of a task.",
 )
 EVAL_STEPS = integer("eval_steps", 3, "Steps of adaptation in testing.", 1)
 EVAL_EPISODES = integer(
@@ -73,11 +73,10 @@ def _measured(game, policy, learner, steps, read, credit, *, before, after):
     from metajax import rl
 
     number = read["eval_episodes"]
-    first, later = (
-        rl.rollouts(game.environment, policy, number, credit, normalized=flag)
-        for flag in (read["normalized"], False)
+    collect = rl.rollouts(
+        game.environment, policy, number, credit, normalized=read["normalized"]
     )
-    collects = [first] + [later] * len(steps)
+    collects = [collect] * (len(steps) + 1)
     adapt = rl.adaptation(steps, collects)
 
     def play(key, meta, task):
@@ -87,7 +86,7 @@ def _measured(game, policy, learner, steps, read, credit, *, before, after):
             each[step] = batch._replace(targets=batch.targets._replace(episode=episode))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *each)
 
-    chosen = rl.returns_by_step(steps[:1], [first, later], number)
+    chosen = rl.returns_by_step(steps[:1], [collect] * 2, number)
     return Learning(
         learner=learner,
         collect=rl.before_and_after(game.environment, learner, before, after),
