@@ -16,13 +16,18 @@ class Flags:
     Being apart from other flags, doors can be imported beside others with flags of the
     same names.
 
+    Args:
+      **defaults: of flags of every run, where they are not the usual ones.
+
     Attributes:
       values: the flags.
     """
 
-    def __init__(self):
+    def __init__(self, **defaults):
         self.values = flags.FlagValues()
         door.define_run_flags(self.values)
+        for name, value in defaults.items():
+            self.values.set_default(name, value)
         self.text = partial(flags.DEFINE_string, flag_values=self.values)
         self.integer = partial(flags.DEFINE_integer, flag_values=self.values)
         self.number = partial(flags.DEFINE_float, flag_values=self.values)

@@ -90,6 +90,8 @@ SumOverTasks = Callable[[Key, MetaParams, jax.Array, Key, Task], PyTree]
 
 
 def weighted_sum(weights: jax.Array, each: PyTree) -> PyTree:
+    """The sum over tasks of leaves `[tasks, ...]`, by their weights, `[tasks]`."""
+
     def total(x: jax.Array) -> jax.Array:
         # Integers and booleans, as of metrics that count, have a mean that is neither.
         real = jnp.issubdtype(x.dtype, jnp.inexact)

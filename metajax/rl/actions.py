@@ -14,15 +14,19 @@ class Distribution(Protocol):
 
     def sample(self, key: Key) -> jax.Array:
         """Draws an action."""
+        ...
 
     def mode(self) -> jax.Array:
         """The most probable action."""
+        ...
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Logarithm of the probability, or of its density, of an action."""
+        ...
 
     def entropy(self) -> jax.Array:
         """The entropy in nats."""
+        ...
 
 
 class Categorical(NamedTuple):

@@ -201,33 +201,15 @@ def per_part(
       parts alike.
     """
     scoring, judging = heads(1), heads(1)
-
-    def inputs(kept: jax.Array, seen: Seen) -> jax.Array:
-        mean = jnp.broadcast_to(jnp.mean(kept, axis=0), kept.shape)
-        return jnp.concatenate([view(seen), mean], axis=1)
-
-    def start(params: Remembering) -> jax.Array:
-        one = memory.start(params.memory)
-        return jnp.broadcast_to(one, (parts, *one.shape))
-
-    def remember(params: Remembering, kept: jax.Array, seen: Seen):
-        each = jax.vmap(memory.step, (None, 0, 0))
-        return each(params.memory, kept, inputs(kept, seen))
-
-    def of_actions(outputs: jax.Array, seen: Seen) -> jax.Array:
-        """Features of each action, `[actions, features]`."""
-        features = jnp.concatenate([outputs, view(seen)], axis=1)
-        features = features if about is None else about(seen) @ features
-        mean = jnp.mean(outputs, axis=0)
-        beside = jnp.broadcast_to(mean, (len(features), len(mean)))
-        return jnp.concatenate([features, beside], axis=1)
+    start, remember = _memories(memory, parts, view)
+    of_actions = _of_actions(view, about)
 
     def init(key: Key, seen: Seen) -> Remembering:
         memory_key, *keys = jax.random.split(key, 3)
         one = jax.tree.map(lambda x: x[0], seen)
-        kept = start(Remembering(None, None))
-        params = memory.init(memory_key, inputs(kept, one)[0])
-        _, outputs = remember(Remembering(params, None), kept, one)
+        kept = start(None)
+        params = memory.init(memory_key, _inputs(view, kept, one)[0])
+        _, outputs = remember(params, kept, one)
         actions = scoring.init(keys[0], of_actions(outputs, one))
         value = judging.init(keys[1], outputs)
         return Remembering(params, Heads(actions, value, None))
@@ -240,21 +222,54 @@ def per_part(
         return Decision(among(logits.reshape(rows.shape[:2]), seen.legal), value)
 
     def step(params: Remembering, kept: jax.Array, seen: Seen):
-        kept, outputs = remember(params, kept, seen)
+        kept, outputs = remember(params.memory, kept, seen)
         one = jax.tree.map(lambda x: x[None], seen)
         decision = decide(params, outputs[None], one)
         return kept, jax.tree.map(lambda x: x[0], decision)
 
     def apply(params: Remembering, seen: Seen) -> Decision:
-        begun = start(params)
+        begun = start(params.memory)
 
         def one(kept: jax.Array, seen: Seen):
-            return remember(params, anew(seen, begun, kept), seen)
+            return remember(params.memory, anew(seen, begun, kept), seen)
 
         outputs = jax.lax.scan(one, begun, seen)[1]
         return decide(params, outputs, seen)
 
-    return Policy(init, start, step, apply)
+    return Policy(init, lambda params: start(params.memory), step, apply)
+
+
+def _inputs(view: View, kept: jax.Array, seen: Seen) -> jax.Array:
+    """What each part's memory is told, `[parts, features]`: its view, and all others."""
+    mean = jnp.broadcast_to(jnp.mean(kept, axis=0), kept.shape)
+    return jnp.concatenate([view(seen), mean], axis=1)
+
+
+def _memories(memory: Recurrent, parts: int, view: View):
+    """`start` and `step` of one memory for each part, by the params that they share."""
+
+    def start(params: Params) -> jax.Array:
+        one = memory.start(params)
+        return jnp.broadcast_to(one, (parts, *one.shape))
+
+    def remember(params: Params, kept: jax.Array, seen: Seen):
+        each = jax.vmap(memory.step, (None, 0, 0))
+        return each(params, kept, _inputs(view, kept, seen))
+
+    return start, remember
+
+
+def _of_actions(view: View, about: View | None):
+    """From the parts' outputs to features of each action, `[actions, features]`."""
+
+    def of_actions(outputs: jax.Array, seen: Seen) -> jax.Array:
+        features = jnp.concatenate([outputs, view(seen)], axis=1)
+        features = features if about is None else about(seen) @ features
+        mean = jnp.mean(outputs, axis=0)
+        beside = jnp.broadcast_to(mean, (len(features), len(mean)))
+        return jnp.concatenate([features, beside], axis=1)
+
+    return of_actions
 
 
 def _outputs(actions: Discrete | Continuous) -> int:
