@@ -14,8 +14,10 @@ from experiments.meta_rl.games import GAMES
 from experiments.meta_rl.learners import LEARNERS
 from experiments.running import Layout
 import metajax as mj
+from metajax import rl
 
-PRESETS = sorted((Path(__file__).parents[1] / "experiments/presets/meta_rl").iterdir())
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / "experiments" / "presets" / "meta_rl").iterdir())
 SMALL = ["--num_validation_tasks=3", "--num_test_tasks=4", "--num_tasks=2", "--parts=1"]
 SMALL += ["--width=4", "--head_width=4", "--num_steps=2", "--eval_every_steps=2"]
 
@@ -143,3 +145,28 @@ def test_rewards_that_are_not_finite_are_refused():
     )
     with pytest.raises(ValueError, match="rewards that are not finite"):
         assembling.check_rewards(game._replace(environment=bad))
+
+
+KEPT = sorted((ROOT / "experiments" / "results" / "meta_rl").glob("*/*.json"))
+
+
+@pytest.mark.parametrize(
+    "path", KEPT, ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_no_recorded_score_is_above_what_is_exact(path):
+    """But for sampling error, of which 95% intervals tell: twice as far is none."""
+    result = json.loads(path.read_text())
+    axis = result["axis"].replace(" ", "_")
+    for row in result["rows"]:
+        if "regret" in row:
+            assert row["regret"]["mean"] > -2 * row["regret"]["interval"], row[axis]
+    name, last = path.parent.name, result["rows"][-1]
+    if name.startswith("bandit_10x"):
+        arms = int(name.removeprefix("bandit_10x").split("_")[0].split("-")[0])
+        bound = rl.exact.bandit_optimum(arms, 10)
+        assert last["total"]["mean"] < bound + 2 * last["total"]["interval"]
+    if name.startswith("navigation"):
+        bound = np.mean(
+            jax.vmap(rl.exact.navigation_optimum)(rl.environments.original_goals())
+        )
+        assert all(row["return"]["mean"] < bound for row in result["rows"])

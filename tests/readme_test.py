@@ -12,10 +12,14 @@ import optax
 from PIL import Image
 import pytest
 
+from experiments.meta_rl.games import GAMES as GAME_PARTS
+from experiments.meta_rl.learners import LEARNERS
+from experiments.meta_rl.policies import POLICIES
 import metajax as mj
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+GAMES = (ROOT / "experiments" / "meta_rl" / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -31,6 +35,26 @@ def test_the_first_script_runs(capsys, monkeypatch):
     exec(short, {})
     mean, interval = eval(capsys.readouterr().out)
     assert 0 <= mean <= 1 and interval >= 0
+
+
+def test_the_script_that_learns_to_play_runs(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", GAMES, re.DOTALL)
+    for long, few in (
+        ("num_steps=20)", "num_steps=1)"),
+        ("num_tasks=256", "num_tasks=4"),
+        ("num_tasks=1000", "num_tasks=3"),
+    ):
+        assert long in block
+        block = block.replace(long, few)
+    exec(block, {})
+    mean, interval = eval(capsys.readouterr().out)
+    assert 0 <= mean <= 10 and interval >= 0
+
+
+def test_the_page_of_games_names_all_there_is():
+    for kind in (GAME_PARTS, LEARNERS, POLICIES):
+        for name in kind:
+            assert f"`{name}`" in GAMES, name
 
 
 def test_the_learner_of_ones_own_trains_and_beats_chance():
@@ -100,8 +124,9 @@ def test_the_tables_of_results_are_what_was_recorded(script):
     printed = subprocess.run(command, capture_output=True, text=True).stdout
     table = [line for line in printed.splitlines() if line.startswith("|")]
     assert len(table) > 2
+    pages = README + GAMES
     for line in table:
-        assert line in README, line
+        assert line in pages, line
 
 
 def test_curves_of_kept_runs_are_drawn(tmp_path):
