@@ -62,9 +62,11 @@ def each_task(
         def one(each):
             return function(each[0], meta, each[1])
 
-        if tasks_per_chunk is None or tasks_per_chunk >= len(keys):
+        if tasks_per_chunk in (None, len(keys)):
             return jax.vmap(one)((keys, tasks))
-        return jax.lax.map(one, (keys, tasks), batch_size=tasks_per_chunk)
+        chunks = _chunks((keys, tasks), len(keys), tasks_per_chunk)
+        found = jax.lax.map(jax.vmap(one), chunks)
+        return jax.tree.map(lambda x: x.reshape(len(keys), *x.shape[2:]), found)
 
     def of_all(key: Key, meta: MetaParams, tasks: PyTree) -> PyTree:
         keys = _keys(threefry(key), len(jax.tree.leaves(tasks)[0]))
@@ -136,13 +138,7 @@ def _in_chunks(total: SumOverTasks, chunk: int | None) -> SumOverTasks:
         num_tasks = len(each[0])
         if chunk is None or chunk == num_tasks:
             return total(key, meta, *each)
-        if num_tasks % chunk:
-            raise ValueError(
-                f"tasks_per_chunk={chunk} does not divide the {num_tasks} tasks of a "
-                f"device; choose a divisor of {num_tasks}."
-            )
-
-        chunks = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), each)
+        chunks = _chunks(each, num_tasks, chunk)
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), chunks)
         total_of_chunk, shapes = trace_once(total, key, meta, *one)
 
@@ -154,6 +150,17 @@ def _in_chunks(total: SumOverTasks, chunk: int | None) -> SumOverTasks:
         return jax.lax.scan(add_chunk, zeros, chunks)[0]
 
     return total_of_chunks
+
+
+def _chunks(each: PyTree, num_tasks: int, chunk: int) -> PyTree:
+    """Leaves `[tasks, ...]` as `[chunks, chunk, ...]`, of which some may be empty."""
+    if num_tasks % chunk:
+        raise ValueError(
+            f"tasks_per_chunk={chunk} does not divide the {num_tasks} tasks of a device; "
+            f"choose a divisor of {num_tasks}."
+        )
+    number = num_tasks // chunk
+    return jax.tree.map(lambda x: x.reshape(number, chunk, *x.shape[1:]), each)
 
 
 def _on_devices(total: SumOverTasks, mesh: Mesh) -> SumOverTasks:

@@ -44,6 +44,7 @@ def test_every_preset_is_read(preset, with_flags):
         (["--num_tasks=6"], "--parts must divide"),
         (["--policy=transformer", "--width=6"], "--heads must divide"),
         (["--game=navigation", "--learner=dpt"], "best actions"),
+        (["--tasks_per_chunk=256"], "--tasks_per_chunk must divide"),
         (["--arms=0"], "not a positive integer"),
         (["--episodes=0"], "not a positive integer"),
         (["--discount=1.5"], "from 0 to 1"),

@@ -42,6 +42,7 @@ def experiment(
     tested: Tested,
     *,
     num_tasks: int,
+    tasks_per_chunk: int | None = None,
     belongs_to: dict[str, str],
 ) -> Experiment:
     """Learning to play: training and testing.
@@ -53,6 +54,7 @@ def experiment(
       updates: how often it is called.
       tested: numbers of tasks to choose by and to report.
       num_tasks: tasks an outer step.
+      tasks_per_chunk: as in `Experiment`.
       belongs_to: as in `Experiment`.
     """
     check_rewards(game)
@@ -92,6 +94,7 @@ def experiment(
         validation=validation,
         test=test,
         metric=metric,
+        tasks_per_chunk=tasks_per_chunk,
         advice=lambda last: "a smaller --rate, or rewards that are finite",
         table=partial(measuring.table, game, learning, metric),
         draw=partial(_draw, game, learning),

@@ -21,6 +21,12 @@ from experiments.meta_rl.policies import POLICIES, POLICY
 GAME = one_of("game", "bandit", list(GAMES), "The game, whose tasks are learned.")
 LEARNER = one_of("learner", "rl2", list(LEARNERS), "What adapts, and how it is taught.")
 NUM_TASKS = integer("num_tasks", 512, "Tasks an outer step.", 1)
+TASKS_PER_CHUNK = integer(
+    "tasks_per_chunk",
+    None,
+    "Tasks that a device holds at a time, all by default; it divides those of an update.",
+    1,
+)
 NUM_VALIDATION_TASKS = integer("num_validation_tasks", 1000, "Tasks to choose by.", 2)
 NUM_TEST_TASKS = integer("num_test_tasks", 2000, "Unseen tasks to report.", 2)
 EVAL_TASKS_PER_CHUNK = integer(
@@ -28,7 +34,13 @@ EVAL_TASKS_PER_CHUNK = integer(
 )
 ALWAYS = (
     *(GAME, LEARNER, POLICY, RATE, FINAL_RATE, MAX_NORM),
-    *(NUM_TASKS, NUM_VALIDATION_TASKS, NUM_TEST_TASKS, EVAL_TASKS_PER_CHUNK),
+    *(
+        NUM_TASKS,
+        TASKS_PER_CHUNK,
+        NUM_VALIDATION_TASKS,
+        NUM_TEST_TASKS,
+        EVAL_TASKS_PER_CHUNK,
+    ),
 )
 CHOICES = {
     "game": GAMES,
@@ -102,5 +114,12 @@ def _demands(names: dict[str, str]):
             lambda f: f.num_tasks % f.parts == 0,
             "--parts must divide --num_tasks",
         )
+    several = names.get("outer_loss") == "ppo"
+    yield (
+        lambda f: (
+            f.num_tasks // (f.parts if several else 1) % (f.tasks_per_chunk or 1) == 0
+        ),
+        "--tasks_per_chunk must divide the tasks of an update, --num_tasks / --parts",
+    )
     if "heads" in door.flag_names(POLICIES[names["policy"]]):
         yield lambda f: f.width % f.heads == 0, "--heads must divide --width"

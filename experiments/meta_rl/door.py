@@ -17,6 +17,7 @@ Later flags override earlier ones. A run that was cut off goes on when started a
 _FREE = (
     "num_test_tasks",
     "eval_tasks_per_chunk",
+    "tasks_per_chunk",
     "eval_steps",
     "eval_episodes",
     "tested_rules",
@@ -70,5 +71,6 @@ def experiment():
             FLAGS.num_validation_tasks, FLAGS.num_test_tasks, FLAGS.eval_tasks_per_chunk
         ),
         num_tasks=FLAGS.num_tasks,
+        tasks_per_chunk=FLAGS.tasks_per_chunk,
         belongs_to={"game": names["game"], "policy": names["policy"]},
     )

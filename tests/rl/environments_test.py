@@ -329,6 +329,7 @@ def test_the_view_is_what_lies_around_and_walls_stop():
             lambda: lines_game(np.zeros((0, 8), bool)),
             r"at least one rule.*bool\[0, 8\]",
         ),
+        (lambda: lines_game(np.zeros((2, 8), bool)), "none of the rules has a line"),
         (lambda: lines_game(np.ones((2, 8))), r"got float64\[2, 8\]"),
         (lambda: lines_game(np.ones((2, 9), bool)), r"got bool\[2, 9\]"),
     ],

@@ -74,7 +74,7 @@ def tic_tac_toe(rules: np.ndarray | None = None) -> Environment:
       marks, float32 `[9, 2]`: the agent's own, then the opponent's.
 
     Raises:
-      ValueError: if `rules` is no bool `[rules, 8]`, or empty.
+      ValueError: if `rules` is no bool `[rules, 8]`, is empty, or has no line at all.
 
     Example:
       >>> environment = tic_tac_toe(all_rules()[255:])
@@ -124,5 +124,10 @@ def _checked(rules: np.ndarray) -> np.ndarray:
         raise ValueError(
             "tic_tac_toe: rules must be bool[rules, 8] with at least one rule, such as "
             f"split_rules()[0]: got {rules.dtype}{list(rules.shape)}."
+        )
+    if not rules.any():
+        raise ValueError(
+            "tic_tac_toe: none of the rules has a line, so that every game is a draw: "
+            "give rules with a line to win on."
         )
     return rules
