@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.meta_rl import assembling, choosing, door
+from experiments.meta_rl import assembling, choosing, door, measuring
 from experiments.meta_rl.flags import FLAGS
 from experiments.meta_rl.games import GAMES
 from experiments.meta_rl.learners import LEARNERS
@@ -171,3 +171,16 @@ def test_no_recorded_score_is_above_what_is_exact(path):
             jax.vmap(rl.exact.navigation_optimum)(rl.environments.original_goals())
         )
         assert all(row["return"]["mean"] < bound for row in result["rows"])
+
+
+def test_who_samples_from_the_posterior_does_not_diverge_from_it():
+    game = GAMES["bandit"].make(arms=3)
+    wander = rl.trial(game.environment, rl.exact.random_policy(game.environment), 6)
+    task = game.train(jax.random.key(0))
+
+    def kl(policy):
+        objective = measuring.divergence(game, policy, wander, (1, 3, 6))
+        return jax.jit(objective)(jax.random.key(1), (), task)[1]["kl"]
+
+    np.testing.assert_allclose(kl(rl.exact.thompson(3)), 0, atol=1e-5)
+    assert (kl(rl.exact.random_policy(game.environment))[1:] > 0.01).all()
