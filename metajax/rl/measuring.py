@@ -10,17 +10,16 @@ from metajax.rl.acting import Collect
 from metajax.rl.base import EnvParams
 
 
-def returns_by_episode(collect: Collect, num_episodes: int, name="return") -> Objective:
+def returns_by_episode(collect: Collect, num_episodes: int) -> Objective:
     """The rewards of each episode of a trial, to measure a policy by.
 
     Args:
       collect: from `trial`.
       num_episodes: of it.
-      name: of the metric.
 
     Returns:
-      An objective `(key, params, task)`; its metric is `[num_episodes]`, its loss the
-      negative sum.
+      An objective `(key, params, task)`, whose metric `return` is `[num_episodes]`, its
+      loss the negative sum.
     """
 
     def objective(key: Key, params: Params, task: EnvParams):
@@ -29,7 +28,7 @@ def returns_by_episode(collect: Collect, num_episodes: int, name="return") -> Ob
         each = (
             jnp.zeros(num_episodes).at[batch.targets.episode].add(rewards, mode="drop")
         )
-        return -jnp.sum(each), {name: each}
+        return -jnp.sum(each), {"return": each}
 
     return objective
 
