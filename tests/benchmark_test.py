@@ -228,21 +228,25 @@ def test_the_picture_is_drawn(tmp_path):
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    "name", ["train", "memory", "growth", "adapt", "devices", "seeds"]
-)
-def test_a_suite_is_measured_in_a_process_of_its_own(name, tmp_path):
-    """With a stand-in for its `run`, which takes minutes; what it imports is real."""
-    stand_in = (
-        "import sys; from scripts.benchmarks import alone; "
-        f"from scripts.benchmarks import {name} as suite; "
-        "suite.run = lambda out, quick: (str(out), quick); suite.table = str; "
-        f"sys.argv = ['alone', {name!r}, 'somewhere', 'True']; alone.main()"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", stand_in], cwd=ROOT, capture_output=True, text=True
-    )
-    assert ended.stdout == "('somewhere', True)\n", ended.stderr
+SUITES = ["train", "memory", "growth", "adapt", "devices", "seeds"]
+STAND_IN = """
+import importlib, sys
+from scripts.benchmarks import alone
+for name in sys.argv[1:]:
+    suite = importlib.import_module(f"scripts.benchmarks.{name}")
+    suite.run = lambda out, quick: (name, str(out), quick)
+    suite.table = str
+    sys.argv = ["alone", name, "somewhere", "True"]
+    alone.main()
+"""
+
+
+def test_suites_are_measured_in_another_process():
+    """With a stand-in for their `run`, which takes minutes; what they import is real."""
+    command = [sys.executable, "-c", STAND_IN, *SUITES]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    expected = [str((name, "somewhere", True)) for name in SUITES]
+    assert ended.stdout.splitlines() == expected, ended.stderr
 
 
 def test_an_unknown_name_ends_with_those_that_are_known():

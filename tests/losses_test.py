@@ -46,18 +46,19 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_masked_examples_count_for_nothing(name):
-    loss, (outputs, targets) = getattr(losses, name), CASES[name]
+    loss, (outputs, targets) = jax.jit(getattr(losses, name)), CASES[name]
+    value_and_slope = jax.jit(jax.value_and_grad(getattr(losses, name)))
     whole = loss(*jax.tree.map(lambda x: x[:3], (outputs, targets)))
     mask = jnp.array([True, True, True, False])
     np.testing.assert_allclose(loss(outputs, targets, mask), whole, rtol=1e-6)
     assert loss(outputs, targets, jnp.zeros(4, bool)) == 0
-    slope = jax.grad(loss)(outputs, targets, mask)
+    _, slope = value_and_slope(outputs, targets, mask)
     for junk in (np.nan, np.inf):
         spoiled, spoiled_targets = jax.tree.map(
             lambda x: x.at[3].set(junk if x.dtype == jnp.float32 else 99),  # noqa: B023
             (outputs, jnp.asarray(targets)),
         )
-        actual, spoiled_slope = jax.value_and_grad(loss)(spoiled, spoiled_targets, mask)
+        actual, spoiled_slope = value_and_slope(spoiled, spoiled_targets, mask)
         np.testing.assert_allclose(actual, whole, rtol=1e-6)
         chex.assert_trees_all_close(spoiled_slope, slope, rtol=1e-6)
 

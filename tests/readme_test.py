@@ -91,6 +91,7 @@ def test_the_learner_of_ones_own_is_a_protonet_under_padding_and_any_protocol(
     own, protonet = names["nearest_mean"](model, 3), mj.protonet(model, 3)
     meta = jax.jit(model.init)(jax.random.key(0), images[:4])
 
+    @partial(jax.jit, static_argnums=0)
     def outputs(learner, queries):
         adapted = learner.adapt(jax.random.key(0), meta, support)
         return learner.predict(meta, adapted, queries)

@@ -45,7 +45,9 @@ def test_polyaks_steps_meet_the_inner_loss_and_so_does_their_derivative(name):
         START, target
     )
     written_out = lambda *a: polyak_written_out(*a, 3).sum()  # noqa: E731
-    expected, expected_slopes = jax.value_and_grad(written_out, (0, 1))(START, target)
+    expected, expected_slopes = jax.jit(jax.value_and_grad(written_out, (0, 1)))(
+        START, target
+    )
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     chex.assert_trees_all_close(slopes, expected_slopes, rtol=1e-4)
 

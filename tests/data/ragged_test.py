@@ -87,8 +87,8 @@ def test_real_examples_are_those_of_a_task_and_padding_is_zero(tasks):
 def test_full_ranges_of_one_value_give_the_task_beneath():
     fixed = Ragged(_largest(), (WAYS, WAYS), (SHOTS, SHOTS), (QUERIES, QUERIES))
     key = jax.random.key(3)
-    task = fixed(key)
-    beneath = _largest()(jax.random.split(key, 4)[0])
+    task = jax.jit(fixed)(key)
+    beneath = jax.jit(_largest())(jax.random.split(key, 4)[0])
     for batch, expected in zip(task, beneath):
         assert batch.mask.all()
         np.testing.assert_array_equal(batch.inputs, expected.inputs)

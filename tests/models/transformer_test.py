@@ -93,9 +93,9 @@ def _derivatives(model, params, tokens):
     def loss(params):
         return cross_entropy(model.apply(params, tokens[:, :-1]), tokens[:, 1:])
 
-    gradient = jax.grad(loss)
-    product = jax.jvp(gradient, (params,), (params,))[1]
-    return loss(params), gradient(params), product
+    value_and_slope = jax.value_and_grad(loss)
+    found, (_, product) = jax.jvp(value_and_slope, (params,), (params,))
+    return *found, product
 
 
 def test_both_derivatives_equal_finite_differences(params):
