@@ -41,8 +41,8 @@ Training: RL^2 by PPO, a GRU of {BANDIT.width}, {BANDIT.num_tasks} tasks, \
   loop: many games at a time by NumPy, network and losses the same by PyTorch, which are
   compared first (error), on one thread or one a core, whichever is quicker.
   loop, nn.GRU: the same, but with PyTorch's own unit.
-  one by one: a game and a decision at a time ({ONE_BY_ONE} tasks, scaled by their steps); updates
-  as in the loop.
+  one by one: a game and a decision at a time ({ONE_BY_ONE} tasks, scaled by their steps);
+  updates as in the loop.
   x: over metajax in the same round, median and range; x CPU: the same of CPU seconds.
 Steps of the environment are those that are no padding, counted in random play.
 By number of tasks: playing is random, training whole outer steps, on one device; so is
