@@ -14,7 +14,7 @@ import pytest
 
 import metajax as mj
 from metajax.costs import matmul_flops
-from scripts.benchmarks import flops, peers, report
+from scripts.benchmarks import flops, game_training, games, numpy_games, peers, report
 from scripts.benchmarks.processes import ROOT, Process, Worker, WorkerError
 from scripts.benchmarks.workloads import WORKLOADS, draw_tasks, initial_params, layers
 
@@ -138,6 +138,54 @@ def test_a_process_that_was_killed_says_so():
             process.read()
 
 
+def test_tic_tac_toe_by_numpy_is_worth_what_is_exact():
+    rule, number = 37, 20000
+    random = np.random.default_rng(0)
+    board = numpy_games.TicTacToes(
+        random, number, mj.rl.environments.all_rules()[[rule]]
+    )
+    total, going_on = np.zeros(number), np.ones(number, bool)
+    for _ in range(board.horizon):
+        chances = np.where(board.legal, random.random((number, 9)), -1)
+        rewards, over = board.step(chances.argmax(axis=1))
+        total += np.where(going_on, rewards, 0)
+        going_on &= ~over
+        board.restart(over)
+    assert not going_on.any()
+    exact = mj.rl.exact.tic_tac_toe_returns().random[rule]
+    assert abs(total.mean() - exact) < 4 * total.std() / np.sqrt(number)
+
+
+GAMES = [game_training.BANDIT, game_training.TIC_TAC_TOE]
+
+
+@pytest.mark.parametrize("setting", GAMES, ids=lambda setting: setting.game)
+def test_pytorch_learns_games_as_metajax_does(setting):
+    pytest.importorskip("torch")
+    from scripts.benchmarks import torch_rl2
+
+    small = setting._replace(width=8, head_width=4, num_episodes=2)
+    update = game_training.first_update(game_training.make(small))
+    assert games.disagreement(small, update) < 1e-5
+    policy = torch_rl2.by_hand(update.params)
+    trials = torch_rl2.collect(small, policy, np.random.default_rng(0), 3)
+    log_probs, _ = policy.decide(policy.along(trials.features), trials.legal)
+    chosen = log_probs.gather(2, trials.actions[..., None])[..., 0]
+    np.testing.assert_allclose(chosen.detach(), trials.log_probs, rtol=1e-5)
+    actions = log_probs.shape[2]
+    last, reward, first, begins, left = np.split(
+        trials.features[..., -actions - 4 :].numpy(),
+        np.cumsum([actions, 1, 1, 1]),
+        axis=2,
+    )
+    np.testing.assert_array_equal(last[1:].argmax(2), trials.actions[:-1])
+    np.testing.assert_array_equal(begins[..., 0].any(1), np.arange(len(begins)) == 0)
+    np.testing.assert_allclose(left[:, 0, 0], update.features[0, : len(left), -1])
+    assert first[0].all() and not last[0].any()
+    real = trials.real[1:]
+    np.testing.assert_array_equal(reward[1:, :, 0][real], trials.rewards[:-1][real])
+
+
 class Clock:
     """A worker whose steps take a given time, and that notes when it is asked."""
 
@@ -228,7 +276,7 @@ def test_the_picture_is_drawn(tmp_path):
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
 
 
-SUITES = ["train", "memory", "growth", "adapt", "devices", "seeds"]
+SUITES = ["train", "memory", "growth", "adapt", "devices", "seeds", "games"]
 STAND_IN = """
 import importlib, sys
 from scripts.benchmarks import alone
