@@ -60,7 +60,7 @@ def pulls(play, into: Path) -> None:
         axis.set_yticklabels([f"{m:.2f}" for m in sorted(means, reverse=True)], size=6)
         if index == 0:
             axis.set_title(
-                "arms by their means, pulls in color of their reward", size=9
+                "pulls of arms, by their means: blue pays least, red most", size=9
             )
     axes[-1].set_xlabel("pull")
     save(figure, into / "trials.png")
