@@ -23,7 +23,7 @@ os.environ["XLA_FLAGS"] = " ".join(_XLA_FLAGS)
 
 # Tracing makes objects by the million, most of which live on: to look for garbage after
 # every 700 new ones takes a twentieth of the time.
-gc.set_threshold(50_000)
+gc.set_threshold(20_000)
 
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS") or "cpu")
