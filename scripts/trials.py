@@ -89,7 +89,7 @@ class Runs:
         self.experiment = whole._replace(
             step=functools.cache(whole.step),
             draw_tasks=_draw_nothing,
-            draw=lambda meta, directory: _draw_nothing(directory / "own.png"),
+            draw=lambda meta, found, directory: _draw_nothing(directory / "own.png"),
         )
         self._number = iter(range(1 << 62))
         self.alone, self.journal = None, None

@@ -68,7 +68,7 @@ def validation_loss(adjoint: mj.base.Adjoint, rate: float, num_steps: int):
 
 def initial(l2: float):
     """The hyperparameters to start from: all labels count the same."""
-    return {"log_weights": jnp.zeros(10), "log_l2": jnp.log(l2)}
+    return {"log_weights": jnp.zeros(10), "log_l2": jnp.log(jnp.float32(l2))}
 
 
 def draw(rng, split: str, number: int | None, data_dir: str | None) -> mj.Batch:
