@@ -25,7 +25,10 @@ def moved(runs: Runs, most: int | None) -> Counts:
     for number, way in trials:
         place = runs.place()
         run, away = place / "run", place / "away"
-        meddle = lambda way=way, run=run: run.exists() and ways[way](run)  # noqa: E731
+
+        def meddle(way=way, run=run):
+            return run.exists() and ways[way](run)
+
         start = runs.start(place, shim.meddle_at(number, meddle))
         counts, about = counts.plus(trials=1), f"{way} before {number}: {start}"
         said = [line for line in start.errors if line.startswith("Error: ")]

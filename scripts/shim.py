@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import fcntl
+from functools import partial
 import io
 import os
 from pathlib import Path
@@ -156,7 +157,7 @@ class _Shim:
         if path is None:
             return original(file, mode, buffering, *rest, **options)
         if not set(mode) & set("wax+"):
-            perform = lambda: original(file, mode, buffering, *rest, **options)  # noqa: E731
+            perform = partial(original, file, mode, buffering, *rest, **options)
             return self.meet(Operation("read", path), perform)
         raw = _Raw(self, file, path, mode.replace("b", "").replace("t", ""))
         buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
@@ -168,7 +169,7 @@ class _Shim:
             return original(file, flags, *rest, **options)
         writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         handle = self.next_handle()
-        perform = lambda: original(file, flags, *rest, **options)  # noqa: E731
+        perform = partial(original, file, flags, *rest, **options)
         where = 0 if flags & os.O_TRUNC else -1
         operation = Operation("open" if writes else "read", path, handle, b"", where)
         return self.opened(self.meet(operation, perform), handle, path)
@@ -178,7 +179,9 @@ class _Shim:
         return original(descriptor)
 
     def _on_descriptor(self, kind, original, descriptor, *rest, **found):
-        perform = lambda *data: original(descriptor, *data, *rest[len(data) :])  # noqa: E731
+        def perform(*data):
+            return original(descriptor, *data, *rest[len(data) :])
+
         if descriptor not in self._opened:
             return perform()
         handle, path = self._opened[descriptor]
@@ -200,7 +203,7 @@ class _Shim:
         )
 
     def _on_path(self, kind, original, path, *rest, target="", **options):
-        perform = lambda: original(path, *rest, **options)  # noqa: E731
+        perform = partial(original, path, *rest, **options)
         below = self.below(path)
         if below is None:
             return perform()
@@ -246,7 +249,10 @@ class _Raw(io.FileIO):
     def write(self, data) -> int:
         data = bytes(data)
         where = os.fstat(self.fileno()).st_size if self._appends else self.tell()
-        perform = lambda some=data: super(_Raw, self).write(some)  # noqa: E731
+
+        def perform(some=data):
+            return super(_Raw, self).write(some)
+
         operation = Operation("write", self._path, self._handle, data, where)
         return self._shim.meet(operation, perform)
 

@@ -177,7 +177,10 @@ def test_mixed_mode_is_differentiated_twice():
 def test_mixed_mode_on_convolutions_equals_finite_differences():
     with jax.enable_x64(True):
         rng = np.random.default_rng(2)
-        flatten = lambda maps: maps.reshape(len(maps), -1)  # noqa: E731
+
+        def flatten(maps):
+            return maps.reshape(len(maps), -1)
+
         parts = [layers.Conv(2), layers.Normalize("transductive"), nn.relu, flatten]
         model = mj.models.from_linen(nn.Sequential([*parts, nn.Dense(3)]))
         loss = mj.losses.cross_entropy

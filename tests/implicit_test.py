@@ -176,7 +176,9 @@ def hessian_and_cotangent(problem, curvature=0.3):
 
 @partial(jax.jit, static_argnums=0)
 def solution(solver, hessian, vector):
-    matrix = lambda params: tree(hessian @ ravel_pytree(params)[0])  # noqa: E731
+    def matrix(params):
+        return tree(hessian @ ravel_pytree(params)[0])
+
     return ravel_pytree(solver(matrix, tree(vector)))[0]
 
 

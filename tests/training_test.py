@@ -422,9 +422,11 @@ def test_a_scheduled_step_meets_each_outer_step_in_one_trace(parts):
 def test_a_scheduled_step_is_the_step_of_the_estimator_at_that_time(parts):
     learner, first = parts
     objective = mj.query_loss(learner, losses.squared_error)
-    zero = lambda *arguments: jax.tree.map(  # noqa: E731
-        jnp.zeros_like, mj.estimators.backprop(objective)(*arguments)
-    )
+
+    def zero(*arguments):
+        estimate = mj.estimators.backprop(objective)(*arguments)
+        return jax.tree.map(jnp.zeros_like, estimate)
+
     step = mj.scheduled_step(
         lambda step: mj.estimators.before(
             step, 3, mj.estimators.backprop(objective), zero

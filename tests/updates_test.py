@@ -44,7 +44,10 @@ def test_polyaks_steps_meet_the_inner_loss_and_so_does_their_derivative(name):
     value, slopes = jax.jit(jax.value_and_grad(lambda *a: solve(*a).sum(), (0, 1)))(
         START, target
     )
-    written_out = lambda *a: polyak_written_out(*a, 3).sum()  # noqa: E731
+
+    def written_out(*arguments):
+        return polyak_written_out(*arguments, 3).sum()
+
     expected, expected_slopes = jax.jit(jax.value_and_grad(written_out, (0, 1)))(
         START, target
     )

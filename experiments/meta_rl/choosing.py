@@ -104,11 +104,6 @@ def _demands(names: dict[str, str]):
             f"--learner={names['learner']} adapts the parameters of --policy=mlp, which "
             "remembers nothing",
         )
-    if names["game"] == "navigation":
-        yield (
-            lambda f: names["learner"] != "dpt",
-            "--learner=dpt is for games of which best actions are known: bandits",
-        )
     if names.get("outer_loss") == "ppo":
         yield (
             lambda f: f.num_tasks % f.parts == 0,

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Key, Params, PyTree
+from metajax.models.recurrent import scanned
 from metajax.rl.actions import Distribution
 
 State = PyTree  # Of an environment.
@@ -114,11 +115,6 @@ class Policy(NamedTuple):
     apply: Callable[[Params, Seen], Decision]
 
 
-def anew(seen: Seen, start: Memory, memory: Memory) -> Memory:
-    """The memory for a decision: that of the start where a trial begins."""
-    return jax.tree.map(lambda x, y: jnp.where(seen.begins, x, y), start, memory)
-
-
 def vector(*parts: PyTree) -> jax.Array:
     """All numbers of some trees in a row, `[features]`, float32."""
     leaves = [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(parts)]
@@ -135,13 +131,5 @@ def along(
       start: as `Policy.start`.
       step: as `Policy.step`.
     """
-
-    def apply(params: Params, seen: Seen) -> Decision:
-        begun = start(params)
-
-        def decide(memory: Memory, seen: Seen):
-            return step(params, anew(seen, begun, memory), seen)
-
-        return jax.lax.scan(decide, begun, seen)[1]
-
-    return apply
+    decide = scanned(start, step)
+    return lambda params, seen: decide(params, seen, seen.begins)

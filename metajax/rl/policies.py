@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Key, Model, Params, Recurrent
+from metajax.models.recurrent import scanned
 from metajax.rl.actions import Normal, among
 from metajax.rl.base import (
     Continuous,
@@ -15,7 +16,6 @@ from metajax.rl.base import (
     Memory,
     Policy,
     Seen,
-    anew,
     vector,
 )
 
@@ -228,12 +228,7 @@ def per_part(
         return kept, jax.tree.map(lambda x: x[0], decision)
 
     def apply(params: Remembering, seen: Seen) -> Decision:
-        begun = start(params.memory)
-
-        def one(kept: jax.Array, seen: Seen):
-            return remember(params.memory, anew(seen, begun, kept), seen)
-
-        outputs = jax.lax.scan(one, begun, seen)[1]
+        outputs = scanned(start, remember)(params.memory, seen, seen.begins)
         return decide(params, outputs, seen)
 
     return Policy(init, lambda params: start(params.memory), step, apply)
