@@ -1,6 +1,7 @@
 """The command line of every door: what is parsed, helped with, listed and started."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+import contextlib
 import difflib
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import textwrap
 
 from absl import app, flags
+from absl.testing import flagsaver
 
 from experiments import door
 
@@ -184,6 +186,26 @@ def recorded_lines(own: flags.FlagValues, record: Path) -> list[str]:
                 f"{_maker(record.parent)}"
             )
     return lines
+
+
+@contextlib.contextmanager
+def as_recorded(own: flags.FlagValues, record: Path) -> Iterator[None]:
+    """Sets flags as a run has recorded them, and back again at the end.
+
+    Raises:
+      ValueError: if the record is not there, or is not one of this version.
+    """
+    before = flagsaver.save_flag_values(own)
+    try:
+        for name in own:
+            own[name].unparse()
+        workdir = f"--workdir={record.parent}"
+        own([record.name, *recorded_lines(own, record), workdir])
+        yield
+    except (OSError, flags.Error) as error:
+        raise ValueError(f"{record}: {error}") from error
+    finally:
+        flagsaver.restore_flag_values(before, own)
 
 
 def _maker(workdir: Path) -> str:

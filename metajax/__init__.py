@@ -53,3 +53,4 @@ from metajax.steps import train_step as train_step
 from metajax.streams import draw_tasks as draw_tasks
 from metajax.training import init_state as init_state
 from metajax.training import train as train
+from metajax.using import load as load

@@ -102,7 +102,7 @@ def experiment():
         problem,
         recipe(picked, problem),
         _outer(picked),
-        _steps(picked),
+        steps(picked),
         assembling.Tested(
             FLAGS.num_validation_tasks, FLAGS.num_test_tasks, FLAGS.eval_tasks_per_chunk
         ),
@@ -217,7 +217,7 @@ def _last_alone(step, num_steps) -> None:
     del step, num_steps
 
 
-def _steps(picked: Chosen):
+def steps(picked: Chosen):
     """The numbers of inner steps."""
     from experiments.few_shot import assembling
 

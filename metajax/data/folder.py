@@ -8,11 +8,10 @@ import zipfile
 
 from absl import logging
 import numpy as np
-from PIL import ImageColor
 
 from metajax.data.class_arrays import ClassArrays, from_arrays
 from metajax.data.files import check_regular
-from metajax.data.images import read_image
+from metajax.data.images import as_colour, read_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
@@ -41,12 +40,7 @@ def from_folder(
       ValueError: if there is no class folder, one has no image, classes are divided
         into training and test already, a file is not an image, or the colour is unknown.
     """
-    try:
-        colour = ImageColor.getrgb(background)[:3]
-    except ValueError as error:
-        raise ValueError(
-            f"background must be a colour, as white or #808080: got {background!r}."
-        ) from error
+    colour = as_colour(background)
     root = Path(path)
     classes = _class_folders(root) if root.is_dir() else {}
     if not classes:
