@@ -75,7 +75,8 @@ def _use_all_cores(own: flags.FlagValues) -> None:
 
     from experiments.running import startup
 
-    if jax.config.jax_num_cpu_devices < 0 and own["num_processes"].value is None:
+    alone = "num_processes" not in own or own["num_processes"].value is None
+    if jax.config.jax_num_cpu_devices < 0 and alone:
         jax.config.update("jax_num_cpu_devices", startup.num_cores())
 
 
@@ -289,10 +290,11 @@ def _help(own, about: str, sections_now, everything: bool) -> str:
     parts = {name for names in found.values() for name in names}
     run_flags = flags.FlagValues()
     door.define_run_flags(run_flags)
-    found = {"The run": list(run_flags)} | found
-    rest = [name for name in own if name not in parts and name not in run_flags]
+    of_run = [name for name in run_flags if "seed" in own]  # Else it makes no run.
+    found = ({"The run": of_run} if of_run else {}) | found
+    rest = [name for name in own if name not in parts and name not in of_run]
     if everything or not parts:
-        found["All others" if parts else "The experiment"] = rest
+        found["All others" if of_run and parts else "Flags"] = rest
     lines = [about.strip(), ""]
     for title, names in found.items():
         lines += [f"{title}:", *(_flag(own[name]) for name in names), ""]

@@ -15,6 +15,7 @@ import numpy as np
 from metajax.base import Adapted, Batch, Masked, MetaLearner, MetaParams, Model, PyTree
 from metajax.data.class_arrays import as_labels
 from metajax.data.few_shot import scaled
+from metajax.data.numeric import as_numbers
 from metajax.data.reading import Read
 
 CARD = "card.json"  # In a run's directory: what is to be known to use it.
@@ -71,7 +72,9 @@ class Learned:
       learner: from the width of its outputs to the learner; the same for the same width.
       meta: its meta-parameters.
       model: the model within it.
+      kind: what raw examples are: images, texts or arrays.
       read: from raw examples to inputs, as in training.
+      example: shape and dtype of one of them.
       ways: the width of its outputs, if it has parameters that depend on it.
       classes: the names of the classes that it was trained on; none in regression.
       classifies: whether targets are labels of classes.
@@ -90,7 +93,9 @@ class Learned:
     learner: Callable[[int], MetaLearner]
     meta: MetaParams
     model: Model
+    kind: str
     read: Read
+    example: jax.ShapeDtypeStruct
     ways: int | None
     classes: tuple[str, ...] = ()
     classifies: bool = True
@@ -196,10 +201,13 @@ class Learned:
         )
         if not self.classifies:
             return Predictions(_finite(outputs), None, ())
-        logits = _finite(outputs[:, : len(task.classes)]) / (self.temperature or 1.0)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = powers / powers.sum(axis=1, keepdims=True)
+        logits = _finite(outputs[:, : len(task.classes)])
+        probabilities = np.asarray(self.probabilities(logits))
         return Predictions(logits, probabilities, task.classes)
+
+    def probabilities(self, logits: jax.Array) -> jax.Array:
+        """Those of logits `[examples, classes]`, calibrated if a temperature is known."""
+        return jax.nn.softmax(logits / (self.temperature or 1.0))
 
     def _adapt(self, inputs, targets, classes, ways, room) -> AdaptedTask:
         if len(inputs) != len(targets):
@@ -217,7 +225,12 @@ class Learned:
     def _encode(self, classes: tuple, targets: Sequence[Any]):
         """The classes there are, with new ones after the others; targets as numbers."""
         if not self.classifies:
-            return (), np.asarray(targets, np.float32)
+            values = as_numbers(targets, "Targets").astype(np.float32)
+            if values.shape[1:] != (self.ways,):
+                raise ValueError(
+                    f"Targets must be [examples, {self.ways}]: got {list(values.shape)}."
+                )
+            return (), values
         labels = as_labels(targets, "Labels")
         if labels.ndim != 1 or not len(labels):
             raise ValueError(
@@ -243,8 +256,6 @@ class Learned:
         return classes, np.array([places[label] for label in labels], np.int32)
 
     def _ways(self, num_classes: int, max_classes: int | None) -> int:
-        if not self.classifies:
-            return 0
         most = self.ways or max_classes or num_classes
         if num_classes > most:
             whose = "this learner was trained for" if self.ways else "max_classes is"

@@ -24,7 +24,7 @@ DATA = Data(
     "your own images, one folder a class",
     make,
     CLASSES,
-    Part("files, open images and arrays", read_images, (BACKGROUND,)),
+    Part("images", read_images, (BACKGROUND,)),
     (DATA_PATH, CLASS_SPLIT, IMAGE_SIZE, BACKGROUND),
     images=True,
 )

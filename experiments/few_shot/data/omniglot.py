@@ -43,7 +43,7 @@ DATA = Data(
     "1623 characters of 50 alphabets, 20 drawings each",
     make,
     CLASSES,
-    Part("drawings, black on white, and arrays", _read, (OMNIGLOT_RESIZE,)),
+    Part("images", _read, (OMNIGLOT_RESIZE,)),
     (OMNIGLOT_CLASSES, OMNIGLOT_RESIZE, ROTATED_CLASSES, DATA_DIR),
     images=True,
 )

@@ -25,6 +25,6 @@ def _arrays(example):
     return mj.data.array_reader(example.shape, example.dtype)
 
 
-IMAGES = Part("files, open images and arrays", read_images)
-TEXTS = Part("strings", _texts, (ENCODING, VOCABULARY))
+IMAGES = Part("images", read_images)
+TEXTS = Part("texts", _texts, (ENCODING, VOCABULARY))
 ARRAYS = Part("arrays", _arrays)
