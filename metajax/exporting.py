@@ -108,7 +108,14 @@ def _programs(run: Learned, examples: int, ways: int) -> dict[str, bytes]:
 
     def predict(task, inputs):
         task, counts = structure.unflatten(task)
-        outputs = learner.predict(run.meta, task, scaled(inputs))
+
+        def outputs_of(inputs):
+            return learner.predict(run.meta, task, inputs)
+
+        if run.transductive:
+            outputs = outputs_of(scaled(inputs))
+        else:  # By itself a query has a shape that is known, unlike their number.
+            outputs = jax.vmap(lambda x: outputs_of(x[None])[0])(scaled(inputs))
         if not run.classifies:
             return outputs
         return run.probabilities(heads.hide_absent(outputs[:, :ways], counts))
