@@ -5,7 +5,6 @@
 `scripts/reproduce.py --run=NAME` makes the results.
 """
 
-import json
 from pathlib import Path
 import sys
 
@@ -15,9 +14,11 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from scripts import kept
 from scripts.reproduce import RESULTS
 from scripts.runs import RUNS
 
@@ -29,15 +30,10 @@ def draw(names: list[str], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for run in RUNS:
         for seed in run.seeds if run.name in names else ():
-            log = (RESULTS / f"{run.name}-{seed}" / "metrics.jsonl").read_text()
-            lines = [json.loads(line) for line in log.splitlines()]
-            points = [
-                (line["step"], 100 * line["validation/accuracy"])
-                for line in lines
-                if "validation/accuracy" in line
-            ]
+            curve = kept.read(RESULTS / f"{run.name}-{seed}.json").curve
+            steps, shares = zip(*kept.points(curve, "validation/accuracy"))
             label = run.name if len(run.seeds) == 1 else f"{run.name}, seed {seed}"
-            axes.plot(*zip(*points), marker=".", label=label)
+            axes.plot(steps, 100 * np.array(shares), marker=".", label=label)
     axes.set(xlabel="outer step", ylabel="accuracy on validation tasks, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
@@ -53,7 +49,7 @@ def main(argv: list[str]) -> None:
         sys.exit("There is nothing to draw: name runs by --run.")
     for run in RUNS:
         for seed in run.seeds if run.name in names else ():
-            if not (RESULTS / f"{run.name}-{seed}").exists():
+            if not (RESULTS / f"{run.name}-{seed}.json").exists():
                 sys.exit(
                     f"No result of {run.name} with seed {seed} was kept: make it by "
                     f"scripts/reproduce.py --run={run.name}."

@@ -4,11 +4,10 @@
     python scripts/reproduce.py                                 prints what was kept
 
 A run that was cut off goes on; one that is finished is not run again. What is kept of
-each, in experiments/results, is its result, its log, and the command and commit.
+each, in experiments/results, is one small file, as `scripts/kept.py` has it.
 """
 
 from collections.abc import Iterable
-import json
 from pathlib import Path
 import shutil
 import subprocess
@@ -18,12 +17,12 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from scripts import kept
+from scripts.kept import Kept
 from scripts.runs import GAME_RUNS, PICTURES, RUNS, STUDIES, Run, Study
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
-KEPT = ("result.json", "result.txt", "metrics.jsonl", "starts.jsonl", "run.flags")
-
 
 # Where presets of a door are, and what is kept of their runs.
 PRESETS = {"few_shot": "experiments/presets", "meta_rl": "experiments/presets/meta_rl"}
@@ -63,23 +62,18 @@ def execute(
     }
     for name, changes in tests.items():
         _test(door, where, name, changes)
-    kept = [*KEPT, *(f"{name}.json" for name in tests)]
-    into = (GAMES if door == "meta_rl" else RESULTS) / where.name
-    keep(where, into, kept, (data_dir, str(workdir)))
+    keep(door, where, tests, [*filter(None, (data_dir, str(workdir)))])
+
+
+def keep(door: str, where: Path, tests: Iterable[str], places: Iterable[str]) -> None:
+    """Keeps a finished run; where this machine keeps things is left out."""
+    into = GAMES if door == "meta_rl" else RESULTS
+    found = kept.gather(where, door, tests, places)
+    kept.write(into / f"{where.name}.json", found)
     for picture in PICTURES:
         if picture.run == where.name:
             for name in picture.names:
-                shutil.copy(where / name, into / name)
-
-
-def keep(where: Path, into: Path, names: Iterable[str], places) -> None:
-    """Copies what is kept of a run; where this machine keeps things is left out."""
-    into.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        text = (where / name).read_text()
-        for place in filter(None, places):
-            text = text.replace(place, "DIR")
-        (into / name).write_text(text)
+                shutil.copy(where / name, into / f"{where.name}-{name}")
 
 
 def execute_study(study: Study, workdir: Path, data_dir: str | None) -> None:
@@ -92,12 +86,14 @@ def execute_study(study: Study, workdir: Path, data_dir: str | None) -> None:
     code = subprocess.run(command, cwd=ROOT).returncode
     if code:
         sys.exit(code)  # The run has said why.
-    places = data_dir, str(workdir)
-    into = RESULTS / study.name
-    keep(where, into, ["result.txt"], places)
-    shutil.copy(where / "result.png", into / "result.png")
-    for run in sorted(path.parent for path in where.glob("*/result.json")):
-        keep(run, into / run.name, KEPT, places)
+    places = [*filter(None, (data_dir, str(workdir)))]
+    found = {
+        path.parent.name: kept.gather(path.parent, study.name, places=places)._asdict()
+        for path in sorted(where.glob("*/result.json"))
+    }
+    table = (where / "result.txt").read_text().splitlines()
+    kept.write(RESULTS / f"{study.name}.json", {"table": table, "found": found})
+    shutil.copy(where / "result.png", RESULTS / f"{study.name}.png")
 
 
 def _test(door: str, where: Path, name: str, changes: tuple[str, ...]) -> None:
@@ -125,12 +121,11 @@ def table() -> str:
     ]
     for run in RUNS:
         for seed in run.seeds:
-            kept = RESULTS / f"{run.name}-{seed}"
-            if not kept.exists():
-                continue
-            lines.append(_line(run, seed, kept))
-            for name in run.tests:
-                lines.append(_line(run, seed, kept, name))
+            path = RESULTS / f"{run.name}-{seed}.json"
+            if path.exists():
+                found = kept.read(path)
+                lines.append(_line(run, seed, found))
+                lines += [_line(run, seed, found, name) for name in run.tests]
     return "\n".join(lines)
 
 
@@ -143,15 +138,16 @@ def games_table() -> str:
     ]
     for run in GAME_RUNS:
         for seed in run.seeds:
-            kept = GAMES / f"{run.name}-{seed}"
-            if kept.exists():
-                lines.append(_game_line(run, seed, kept))
-                lines += [_game_line(run, seed, kept, name) for name in run.tests]
+            path = GAMES / f"{run.name}-{seed}.json"
+            if path.exists():
+                found = kept.read(path)
+                lines.append(_game_line(run, seed, found))
+                lines += [_game_line(run, seed, found, name) for name in run.tests]
     return "\n".join(lines)
 
 
-def _game_line(run: Run, seed: int, kept: Path, test: str = "result") -> str:
-    result = json.loads((kept / f"{test}.json").read_text())
+def _game_line(run: Run, seed: int, of: Kept, test: str | None = None) -> str:
+    result = of.tests[test] if test else of.result
     rows, axis = result["rows"], result["axis"].replace(" ", "_")
     shown = rows if len(rows) <= 8 else [rows[0], rows[-1]]
     cells = [f"{row[axis]}: {row['return']['mean']:.3f}" for row in shown]
@@ -159,20 +155,18 @@ def _game_line(run: Run, seed: int, kept: Path, test: str = "result") -> str:
     found = f"{', '.join(cells)}; last {_with_interval(rows[-1]['return'])}"
     if "total" in rows[-1]:
         found = f"{', '.join(cells)}; total {_with_interval(last)}"
-    again = test != "result"
-    name = f"`{run.name}`" + f", {test}" * again
-    known = ["-"] * 2 if again else [run.published, run.exact]
-    return f"| {' | '.join([name, str(seed), found, *known, *_origin(result, kept)])} |"
+    name = f"`{run.name}`" + f", {test}" * bool(test)
+    known = ["-"] * 2 if test else [run.published, run.exact]
+    origin = _origin(result, of.starts)
+    return f"| {' | '.join([name, str(seed), found, *known, *origin])} |"
 
 
 def _with_interval(summary: dict) -> str:
     return f"{summary['mean']:.3f} +- {summary['interval']:.3f}"
 
 
-def _origin(result: dict, kept: Path) -> list[str]:
+def _origin(result: dict, starts: list[dict]) -> list[str]:
     """Steps, minutes, device and commit of a result."""
-    starts = (kept / "starts.jsonl").read_text().splitlines()
-    starts = [json.loads(start) for start in starts]
     devices = [start["device"].partition(", ")[2] for start in starts]
     commits = [str(start["commit"]) for start in starts]
     return [
@@ -183,17 +177,15 @@ def _origin(result: dict, kept: Path) -> list[str]:
     ]
 
 
-def _line(run: Run, seed: int, kept: Path, test: str = "result") -> str:
-    result = json.loads((kept / f"{test}.json").read_text())
-    published = run.published
-    if test != "result":
-        published = run.published_tests.get(test, "-")
+def _line(run: Run, seed: int, of: Kept, test: str | None = None) -> str:
+    result = of.tests[test] if test else of.result
+    published = run.published_tests.get(test, "-") if test else run.published
     cells = [
-        f"`{run.name}`" + f", {test}" * (test != "result"),
+        f"`{run.name}`" + f", {test}" * bool(test),
         str(seed),
         ", ".join(map(_cell, result["rows"])),
         published,
-        *_origin(result, kept),
+        *_origin(result, of.starts),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -220,14 +212,15 @@ def _cell(row: dict) -> str:
 def passed(levels: tuple[float, ...] = (0.95, 0.97, 0.98)) -> list[str]:
     """When the validation accuracy of the kept runs first passed some levels."""
     lines = []
-    for log in sorted(RESULTS.glob("omniglot*/metrics.jsonl")):
-        metrics = [json.loads(line) for line in log.read_text().splitlines()]
+    for path in sorted(RESULTS.glob("omniglot*.json")):
+        curve = kept.read(path).curve
+        seconds = dict(kept.points(curve, "seconds"))
         for level in levels:
-            for line in metrics:
-                if line.get("validation/accuracy", 0) >= level:
+            for step, accuracy in kept.points(curve, "validation/accuracy"):
+                if accuracy >= level:
                     lines.append(
-                        f"{log.parent.name} passed {level:.0%} on validation tasks "
-                        f"after {line['step']} steps, {line['seconds'] / 60:.0f} minutes."
+                        f"{path.stem} passed {level:.0%} on validation tasks "
+                        f"after {step} steps, {seconds[step] / 60:.0f} minutes."
                     )
                     break
     return lines
@@ -239,7 +232,7 @@ def misses() -> list[str]:
     for results, runs in ((RESULTS, RUNS), (GAMES, GAME_RUNS)):
         for run in runs:
             for seed in run.seeds if run.targets else ():
-                path = results / f"{run.name}-{seed}" / "result.json"
+                path = results / f"{run.name}-{seed}.json"
                 lines += _misses(run, seed, path)
     return lines
 
@@ -247,7 +240,7 @@ def misses() -> list[str]:
 def _misses(run: Run, seed: int, path: Path) -> list[str]:
     if not path.exists():
         return [f"{run.name}, seed {seed}: not run."]
-    result = json.loads(path.read_text())
+    result = kept.read(path).result
     axis = result.get("axis", "inner steps")
     by_place = {row[axis.replace(" ", "_")]: row for row in result["rows"]}
     lines = []

@@ -6,7 +6,6 @@
 """
 
 import itertools
-import json
 from pathlib import Path
 import sys
 
@@ -19,6 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from scripts import kept
 from scripts.reproduce import RESULTS
 from scripts.runs import RUNS
 
@@ -31,19 +31,18 @@ def results() -> dict[str, dict[int, list[dict[int, dict]]]]:
     for run in RUNS:
         if not run.shots:
             continue
-        kept = [RESULTS / f"{run.name}-{seed}" for seed in run.seeds]
-        kept = [path for path in kept if (path / f"shots-{SHOTS[-1]}.json").exists()]
-        if kept:
+        paths = [RESULTS / f"{run.name}-{seed}.json" for seed in run.seeds]
+        each = [kept.read(path).tests for path in paths if path.exists()]
+        if each:
             found[run.name] = {
-                shots: [_rows(path / f"shots-{shots}.json") for path in kept]
+                shots: [_rows(tests[f"shots-{shots}"]) for tests in each]
                 for shots in SHOTS
             }
     return found
 
 
-def _rows(path: Path) -> dict[int, dict]:
-    rows = json.loads(path.read_text())["rows"]
-    return {row["inner_steps"]: row for row in rows}
+def _rows(result: dict) -> dict[int, dict]:
+    return {row["inner_steps"]: row for row in result["rows"]}
 
 
 def table(found) -> str:
