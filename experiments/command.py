@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Mapping
 import difflib
 import json
+import logging
 import os
 from pathlib import Path
 import re
@@ -49,7 +50,7 @@ def start(
         if len(argv) > 1:
             sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
         try:
-            _use_all_cores(own)
+            _set_up_jax(own)
             code = run()
         except KeyboardInterrupt:  # Before the engine sees to signals, or after.
             code = 128 + signal.SIGINT
@@ -71,12 +72,19 @@ def start(
     app.run(main, flags_parser=parse)
 
 
-def _use_all_cores(own: flags.FlagValues) -> None:
-    """Makes each core a device, unless JAX's settings or several processes say how."""
+def _set_up_jax(own: flags.FlagValues) -> None:
+    """Makes each core a device, unless JAX's settings or several processes say how.
+
+    JAX tries whatever backends it knows, and tells of each that is not there at the
+    level of information, which absl shows: of use where one was asked for alone.
+    """
     import jax  # After the flags, so that --help is quick.
 
     from experiments.running import startup
 
+    logger = logging.getLogger("jax")
+    if own["platform"].value == "auto" and logger.level == logging.NOTSET:
+        logger.setLevel(logging.WARNING)
     if jax.config.jax_num_cpu_devices < 0 and own["num_processes"].value is None:
         jax.config.update("jax_num_cpu_devices", startup.num_cores())
 
