@@ -20,7 +20,7 @@ from experiments.few_shot.models.shared import INIT_STD, WARP
 
 _ABOUT = """Meta-trains a few-shot learner and reports it on unseen tasks with an interval.
 
-python -m experiments.few_shot --flagfile=experiments/presets/NAME.flags --workdir=DIR
+python -m experiments.few_shot --flagfile=NAME --workdir=DIR
 
 Later flags override earlier ones. A run that was cut off goes on when started again."""
 
