@@ -137,7 +137,7 @@ def _arrays(run: Learned, path: Path, labelled: bool) -> Examples:
         missing = [name for name in needed if name not in file]
         if missing:
             raise ValueError(f"{path} lacks an array {missing[0]}.")
-        inputs, labels = (file[name] if name in file else [] for name in needed[:2])
+        inputs, labels = file["inputs"], file["labels"] if labelled else []
     return Examples(inputs, [f"example {i}" for i in range(len(inputs))], labels)
 
 
