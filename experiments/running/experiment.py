@@ -57,6 +57,8 @@ class Experiment(NamedTuple):
         other data a run is not gone on with.
       belongs_to: what meta-parameters are to be used with, saved beside them and compared
         with those that another run starts from.
+      next_steps: commands that use a finished run, by what they are for, with `DIR` for
+        its directory; a run ends by printing them.
     """
 
     init: Callable[[Key], TrainState]
@@ -78,3 +80,4 @@ class Experiment(NamedTuple):
     draw: Callable[[MetaParams, Measurement, Path], None] = _nothing
     digests: Mapping[str, str] = {}
     belongs_to: Mapping[str, str] = {}
+    next_steps: Mapping[str, str] = {}
