@@ -1,8 +1,10 @@
 """The command line of every door: what is parsed, helped with, listed and started."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+import contextlib
 import difflib
 import json
+import logging
 import os
 from pathlib import Path
 import re
@@ -11,8 +13,11 @@ import sys
 import textwrap
 
 from absl import app, flags
+from absl.testing import flagsaver
 
 from experiments import door
+
+PRESETS = Path(__file__).parent / "presets"
 
 
 def start(
@@ -20,6 +25,7 @@ def start(
     run: Callable[[], int],
     *,
     about: str,
+    presets: Path = PRESETS,
     sections_now: Callable[[], Mapping[str, Iterable[str]]] = dict,
     lists_now: Callable[[], Mapping[str, Mapping[str, str]]] = dict,
 ) -> None:
@@ -29,6 +35,7 @@ def start(
       own: the flags of the experiment.
       run: does what they say, and returns the exit code.
       about: what `--help` says first.
+      presets: the folder of the presets that `--flagfile` knows by name.
       sections_now: for `--help`, the names of the flags that the chosen parts read, by
         what reads them; nothing where all are always read.
       lists_now: what `--list` prints: by kind, names and what each is.
@@ -38,14 +45,14 @@ def start(
         sys.exit(print(_listed(lists_now())))
     if {"help", "h", "help=all", "helpfull", "helpshort"} & set(asked):
         everything = bool({"help=all", "helpfull"} & set(asked))
-        sys.exit(print(_help(own, about, sections_now, everything)))
+        sys.exit(print(_help(own, about, presets, sections_now, everything)))
     flags.FLAGS.append_flag_values(own)
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
         try:
-            _use_all_cores(own)
+            _set_up_jax(own)
             code = run()
         except KeyboardInterrupt:  # Before the engine sees to signals, or after.
             code = 128 + signal.SIGINT
@@ -58,33 +65,31 @@ def start(
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            rest = flags.FLAGS(with_recorded(own, argv))
+            rest = flags.FLAGS(with_files(own, argv, presets))
         except flags.Error as error:
-            sys.exit(f"Error: {_explained(error)}")
+            sys.exit(f"Error: {str(error).rstrip('.')}")
         own.mark_as_parsed()
         return rest
 
     app.run(main, flags_parser=parse)
 
 
-def _use_all_cores(own: flags.FlagValues) -> None:
-    """Makes each core a device, unless JAX's settings or several processes say how."""
+def _set_up_jax(own: flags.FlagValues) -> None:
+    """Makes each core a device, unless JAX's settings or several processes say how.
+
+    JAX tries whatever backends it knows, and tells of each that is not there at the
+    level of information, which absl shows: of use where one was asked for alone.
+    """
     import jax  # After the flags, so that --help is quick.
 
     from experiments.running import startup
 
-    if jax.config.jax_num_cpu_devices < 0 and own["num_processes"].value is None:
+    found = {name: own[name].value for name in own}  # Not every command makes runs.
+    logger = logging.getLogger("jax")
+    if found.get("platform", "auto") == "auto" and logger.level == logging.NOTSET:
+        logger.setLevel(logging.WARNING)
+    if jax.config.jax_num_cpu_devices < 0 and found.get("num_processes") is None:
         jax.config.update("jax_num_cpu_devices", startup.num_cores())
-
-
-def _explained(error: flags.Error) -> str:
-    """What absl says of bad flags; of a preset that is not there, which ones there are."""
-    text = str(error).rstrip(".")
-    if not isinstance(error, flags.CantOpenFlagFileError):
-        return text
-    path = Path(text.rpartition(": ")[2].strip("'"))
-    presets = [other.stem for other in path.parent.glob("*.flags")]
-    return f"there is no {path}: {near(path.stem, presets)}"
 
 
 def near(name: str, names: Iterable[str]) -> str:
@@ -144,7 +149,65 @@ def run_study(
     return 0
 
 
-# What a run has recorded
+# Flags from files
+
+
+def with_files(
+    own: flags.FlagValues, argv: list[str], presets: Path = PRESETS
+) -> list[str]:
+    """A command line with the flags of all files that it names.
+
+    Raises:
+      flags.Error: if one is not there, or has what it must not have.
+    """
+    return with_presets(with_recorded(own, argv), presets)
+
+
+def with_presets(
+    argv: Iterable[str], presets: Path, within: tuple[Path, ...] = ()
+) -> list[str]:
+    """A command line with the lines of flag files in place of their names.
+
+    Args:
+      argv: the command line, or the lines of a flag file.
+      presets: where a file is looked for whose name alone is given.
+      within: the files that have named this one.
+
+    Raises:
+      flags.Error: if a file cannot be read, or names itself.
+    """
+    found, arguments = [], iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            found.append(argument)
+            continue
+        path = _flag_file(value if equals else next(arguments, ""), presets)
+        if path in within:
+            raise flags.Error(f"{path} names itself by --flagfile")
+        lines = [line.strip() for line in _read(path).splitlines()]
+        lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+        found += with_presets(lines, presets, (*within, path))
+    return found
+
+
+def _flag_file(name: str, presets: Path) -> Path:
+    path, preset = Path(name).expanduser(), presets / f"{name}.flags"
+    for each in (path, preset):
+        if each.is_file():
+            return each.resolve()
+    folder = presets if path.parent == Path() else path.parent
+    there_are = [other.stem for other in folder.glob("*.flags")]
+    raise flags.Error(
+        f"there is no flag file or preset {name!r}: {near(path.stem, there_are)}"
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise flags.Error(f"the flag file {path} cannot be read: {error}") from error
 
 
 def with_recorded(own: flags.FlagValues, argv: list[str]) -> list[str]:
@@ -184,6 +247,26 @@ def recorded_lines(own: flags.FlagValues, record: Path) -> list[str]:
                 f"{_maker(record.parent)}"
             )
     return lines
+
+
+@contextlib.contextmanager
+def as_recorded(own: flags.FlagValues, record: Path) -> Iterator[None]:
+    """Sets flags as a run has recorded them, and back again at the end.
+
+    Raises:
+      ValueError: if the record is not there, or is not one of this version.
+    """
+    before = flagsaver.save_flag_values(own)
+    try:
+        for name in own:
+            own[name].unparse()
+        workdir = f"--workdir={record.parent}"
+        own([record.name, *recorded_lines(own, record), workdir])
+        yield
+    except (OSError, flags.Error) as error:
+        raise ValueError(f"{record}: {error}") from error
+    finally:
+        flagsaver.restore_flag_values(before, own)
 
 
 def _maker(workdir: Path) -> str:
@@ -236,9 +319,8 @@ def lists(
     presets: Path, choices: Mapping[str, Mapping[str, door.Part]]
 ) -> dict[str, dict[str, str]]:
     """What there is to choose, a line each: presets of a folder, and parts."""
-    folder = presets.relative_to(Path(__file__).parents[1])
     found = {
-        f"presets (--flagfile={folder}/NAME.flags)": {
+        "presets (--flagfile=NAME)": {
             path.stem: _first_sentence(path) for path in sorted(presets.glob("*.flags"))
         }
     }
@@ -257,20 +339,21 @@ def _first_sentence(preset: Path) -> str:
     return textwrap.shorten(sentence.rstrip("."), 100, placeholder=" ...")
 
 
-def _help(own, about: str, sections_now, everything: bool) -> str:
+def _help(own, about: str, presets: Path, sections_now, everything: bool) -> str:
     argv = [a for a in sys.argv if not a.lstrip("-").startswith("help") and a != "-h"]
     try:
-        own(with_recorded(own, argv), known_only=True)
+        own(with_files(own, argv, presets), known_only=True)
     except flags.Error:
         own.mark_as_parsed()
     found = sections_now()
     parts = {name for names in found.values() for name in names}
     run_flags = flags.FlagValues()
     door.define_run_flags(run_flags)
-    found = {"The run": list(run_flags)} | found
-    rest = [name for name in own if name not in parts and name not in run_flags]
+    of_run = [name for name in run_flags if "seed" in own]  # Else it makes no run.
+    found = ({"The run": of_run} if of_run else {}) | found
+    rest = [name for name in own if name not in parts and name not in of_run]
     if everything or not parts:
-        found["All others" if parts else "The experiment"] = rest
+        found["All others" if of_run and parts else "Flags"] = rest
     lines = [about.strip(), ""]
     for title, names in found.items():
         lines += [f"{title}:", *(_flag(own[name]) for name in names), ""]

@@ -41,6 +41,7 @@ from metajax.evaluation import evaluate as evaluate
 from metajax.evaluation import mean_and_interval as mean_and_interval
 from metajax.evaluation import paired_difference as paired_difference
 from metajax.evaluation import summarize as summarize
+from metajax.exporting import export as export
 from metajax.hypergrad import check_hypergrad as check_hypergrad
 from metajax.learners import freeze as freeze
 from metajax.objectives import multi_step_loss as multi_step_loss
@@ -53,3 +54,4 @@ from metajax.steps import train_step as train_step
 from metajax.streams import draw_tasks as draw_tasks
 from metajax.training import init_state as init_state
 from metajax.training import train as train
+from metajax.using import load as load

@@ -1,4 +1,4 @@
-"""Runs the presets behind the README's results, and prints its table.
+"""Runs the presets behind the recorded results, and prints their tables.
 
     python scripts/reproduce.py --run=sinusoid --data_dir=DIR   runs, keeps, prints
     python scripts/reproduce.py                                 prints what was kept
@@ -113,7 +113,7 @@ def _test(door: str, where: Path, name: str, changes: tuple[str, ...]) -> None:
 
 
 def table() -> str:
-    """The kept results as the README's table; one line a preset and seed."""
+    """The kept results as the table of results; one line a preset and seed."""
     lines = [
         "| preset | seed | after n inner steps, 95% interval over 600 tasks | "
         "published | outer steps | minutes | device | commit |",

@@ -109,14 +109,13 @@ def with_flags(parse):
 @pytest.fixture
 def parse():
     """Parses arguments as after a start with them, and no other start before."""
+    from experiments import command
 
-    def parse(own: flags.FlagValues, argv: list[str]) -> None:
-        from experiments import command
-
+    def parse(own: flags.FlagValues, argv: list[str], presets=command.PRESETS) -> None:
         own.unparse_flags()
         for name in own:
             own[name].unparse()
-        own(command.with_recorded(own, argv))
+        own(command.with_files(own, argv, presets))
 
     return parse
 

@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 import re
+import warnings
 
 import pytest
 
@@ -115,3 +116,21 @@ def test_every_pinned_package_has_hashes():
     assert len(packages) > 70
     for package in packages:
         assert re.match(r"[\w-]+==[\w.]+ .*\\\n +--hash=sha256:[0-9a-f]{64}\b", package)
+
+
+@pytest.mark.parametrize("kind", [DeprecationWarning, FutureWarning])
+@pytest.mark.parametrize(
+    "module, is_error",
+    [
+        ("metajax.training", True),
+        ("experiments.command", True),
+        (__name__, True),
+        ("jax._src.numpy.util", True),
+        ("flax.core", False),
+        ("jaxtyping", False),
+    ],
+)
+def test_what_is_deprecated_is_an_error_but_to_third_parties(kind, module, is_error):
+    expected = pytest.raises if is_error else pytest.warns
+    with expected(kind, match="is old"):
+        warnings.warn_explicit("This is old.", kind, "file.py", 1, module=module)

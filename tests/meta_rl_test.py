@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import command
 from experiments.meta_rl import assembling, choosing, door, measuring
 from experiments.meta_rl.flags import FLAGS
 from experiments.meta_rl.games import GAMES
@@ -26,7 +27,8 @@ SMALL += ["--width=4", "--head_width=4", "--num_steps=2", "--eval_every_steps=2"
 @pytest.fixture
 def with_flags(parse, tmp_path):
     def start(*arguments):
-        parse(FLAGS, ["run", f"--workdir={tmp_path}", *arguments])
+        argv = ["run", f"--workdir={tmp_path}", *arguments]
+        parse(FLAGS, argv, command.PRESETS / "meta_rl")
 
     return start
 

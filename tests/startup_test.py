@@ -1,6 +1,9 @@
 """The cache of compiled programs, and the account of a start."""
 
 import os
+from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
@@ -85,3 +88,35 @@ def test_a_directory_that_cannot_be_made_is_a_warning(settings, tmp_path):
     (tmp_path / "file").write_text("")
     startup.use_cache(str(tmp_path / "file"))
     assert not settings
+
+
+DOOR = """
+from absl import flags, logging
+from experiments import command, door
+
+def run():
+    import jax
+    logging.info("Found %s.", jax.devices()[0].platform)
+    return 0
+
+own = flags.FlagValues()
+door.define_run_flags(own)
+command.start(own, run, about="")
+"""
+
+
+@pytest.mark.parametrize("asked", ["auto", "tpu"])
+def test_a_backend_that_is_not_there_is_told_of_if_asked_for(asked):
+    around = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
+    done = subprocess.run(
+        [sys.executable, "-c", DOOR, f"--platform={asked}", "--workdir=unused"],
+        cwd=Path(__file__).parents[1],
+        env=around,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "Found " in done.stderr, done.stderr
+    if "Found tpu" in done.stderr:
+        pytest.skip("there is a TPU here")
+    told = [line for line in done.stderr.splitlines() if "initialize backend" in line]
+    assert bool(told) == (asked == "tpu")

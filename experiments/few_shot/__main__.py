@@ -1,4 +1,4 @@
-"""`python -m experiments.few_shot`."""
+"""`python -m experiments.few_shot`, or `metajax-few-shot` once installed."""
 
 import time
 
@@ -6,5 +6,11 @@ _STARTED = time.time()
 
 from experiments.few_shot import door
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """What the installed command `metajax-few-shot` does."""
     door.main(_STARTED)
+
+
+if __name__ == "__main__":
+    main()

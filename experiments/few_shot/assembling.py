@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from experiments import running
+from experiments.few_shot import measuring
 from experiments.few_shot.parts import Given, Problem
 from experiments.running import Experiment, Layout, Measurement, Metric
 import metajax as mj
@@ -126,11 +127,16 @@ def experiment(
         n: evaluated(recipe, problem, n)
         for n in sorted({0, *steps.evaluated, *steps.selected})
     }
-    objectives = {n: _objective(problem, each) for n, each in learners.items()}
-    selected = {n: objectives[n] for n in steps.selected}
-    measure = partial(_measure, tasks_per_chunk=tested.tasks_per_chunk)
+    to_use = steps.selected[-1]
+    measure = partial(
+        measuring.measure, problem, tasks_per_chunk=tested.tasks_per_chunk
+    )
+    validation = running.VALIDATION, tested.num_validation_tasks
+    fit = None
+    if problem.calibrate:
+        fit = measuring.temperature(problem, learners[to_use], *validation)
     metric = Metric("accuracy", True, True) if problem.classifies else Metric("loss")
-    counts = () if problem.classifies else ("diverged",)
+    numbers = {"calibration_error": ".1%"} if problem.classifies else {"diverged": "d"}
     step = partial(train_step, problem, recipe, outer, steps.training)
     return Experiment(
         init=lambda key: mj.init_state(key, learner, outer.optimizer, problem.train),
@@ -139,22 +145,22 @@ def experiment(
         tasks=problem.train,
         num_tasks=num_tasks,
         validation=measure(
-            problem.validation,
-            selected,
-            running.VALIDATION,
-            tested.num_validation_tasks,
+            {n: learners[n] for n in steps.selected}, problem.validation, *validation
         ),
-        test=measure(problem.test, objectives, running.TEST, tested.num_test_tasks),
+        test=measure(
+            learners, problem.test, running.TEST, tested.num_test_tasks, fit=fit
+        ),
         metric=metric,
         tasks_per_chunk=tasks_per_chunk,
         cheaper={k: partial(step, adjoint=adjoint) for k, adjoint in cheaper.items()},
         log=partial(_mean_rates, recipe.rates_by_step),
         watch=_watch,
         advice=_advice,
-        rows=_rows,
-        table=partial(running.table, metric=metric, counts=counts),
+        rows=measuring.rows,
+        table=partial(running.table, metric=metric, numbers=numbers),
         draw_tasks=partial(_draw_tasks, problem),
         draw=partial(_draw, problem, recipe, learners, max(steps.evaluated)),
+        card=partial(_card, problem, recipe, to_use),
         digests=problem.digests,
         belongs_to=recipe.belongs_to,
     )
@@ -228,17 +234,6 @@ def _objective(problem: Problem, learner: mj.MetaLearner) -> Objective:
     return mj.query_loss(learner, problem.loss, **problem.metrics)
 
 
-def _measure(sampler, objectives, seed, num_tasks, tasks_per_chunk) -> running.Measure:
-    return running.on_tasks(
-        sampler,
-        {(num_steps,): objective for num_steps, objective in objectives.items()},
-        axis="inner steps",
-        seed=seed,
-        num_tasks=num_tasks,
-        tasks_per_chunk=tasks_per_chunk,
-    )
-
-
 def frozen_apart(
     optimizer: optax.GradientTransformation, frozen: list[str]
 ) -> optax.GradientTransformation:
@@ -259,17 +254,23 @@ def frozen_apart(
 # What a run says
 
 
-def _rows(found: Measurement) -> list[dict]:
-    """Summaries by number of inner steps, and how many tasks diverged.
-
-    A task counts as diverged if its loss is not finite, or larger than that of every
-    task before adaptation.
-    """
-    worst_before = np.nanmax(found.at("loss", 0))
-    rows = running.rows(found)
-    for row, place in zip(rows, found.places):
-        row["diverged"] = int(np.sum(~(found.at("loss", place) <= worst_before)))
-    return rows
+def _card(
+    problem: Problem, recipe: Recipe, inner_steps: int, found: Measurement
+) -> dict[str, Any]:
+    """What `using.load` needs to know beside the flags."""
+    data = getattr(problem.train, "data", None)
+    normalization = recipe.belongs_to.get("normalization")
+    temperature = found.more.get("temperature")
+    return {
+        "made_by": "experiments.few_shot.using",
+        "inner_steps": inner_steps,
+        "shape": [*problem.inputs.shape],
+        "dtype": str(problem.inputs.dtype),
+        "classes": data.names if data else [],
+        "keeps_labels": not getattr(problem.test, "permute_labels", True),
+        "transductive": normalization == "transductive",
+        "temperature": float(temperature) if temperature else None,
+    }
 
 
 def _mean_rates(by_step: bool, meta) -> dict[str, float]:

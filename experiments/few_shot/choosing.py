@@ -1,6 +1,5 @@
 """Which parts the flags name, and what does not go together; no JAX here."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 from absl import flags
@@ -130,9 +129,9 @@ def sections() -> dict[str, list[str]]:
 
 def lists() -> dict[str, dict[str, str]]:
     """What there is to choose, a line each."""
-    presets = Path(__file__).parents[1] / "presets"
     named = ("data", "model", "learner", "adjoint", "estimator")
-    return command.lists(presets, {choice: CHOICES[choice] for choice in named})
+    chosen = {choice: CHOICES[choice] for choice in named}
+    return command.lists(command.PRESETS, chosen)
 
 
 # What does not go together

@@ -20,7 +20,7 @@ from experiments.few_shot.models.shared import INIT_STD, WARP
 
 _ABOUT = """Meta-trains a few-shot learner and reports it on unseen tasks with an interval.
 
-python -m experiments.few_shot --flagfile=experiments/presets/NAME.flags --workdir=DIR
+python -m experiments.few_shot --flagfile=NAME --workdir=DIR
 
 Later flags override earlier ones. A run that was cut off goes on when started again."""
 
@@ -102,7 +102,7 @@ def experiment():
         problem,
         recipe(picked, problem),
         _outer(picked),
-        _steps(picked),
+        steps(picked),
         assembling.Tested(
             FLAGS.num_validation_tasks, FLAGS.num_test_tasks, FLAGS.eval_tasks_per_chunk
         ),
@@ -230,7 +230,7 @@ def _last_alone(step, num_steps) -> None:
     del step, num_steps
 
 
-def _steps(picked: Chosen):
+def steps(picked: Chosen):
     """The numbers of inner steps."""
     from experiments.few_shot import assembling
 

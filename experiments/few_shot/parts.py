@@ -10,6 +10,7 @@ from absl import flags
 from experiments.door import Part
 
 if TYPE_CHECKING:  # The door must not wait for JAX.
+    import jax
     import optax
 
     from metajax.base import Adjoint, Loss, MetaLearner, Model, Sampler
@@ -17,15 +18,21 @@ if TYPE_CHECKING:  # The door must not wait for JAX.
 
 
 class Problem(NamedTuple):
-    """Tasks to learn from, to choose by and to be judged on, and how they are scored."""
+    """Tasks to learn from, to choose by and to be judged on, and how they are scored.
 
-    train: Sampler
-    validation: Sampler
-    test: Sampler
+    There are none where what was learned is used.
+    """
+
+    train: Sampler | None
+    validation: Sampler | None
+    test: Sampler | None
+    inputs: jax.ShapeDtypeStruct | None  # One example, as the data has it.
     outputs: int  # Width of a model's last layer, in training,
     eval_outputs: int  # and in evaluation.
     loss: Loss
-    metrics: dict[str, Loss]  # Reported beside the loss.
+    metrics: dict[str, Loss] = {}  # Reported beside the loss,
+    eval_metrics: dict[str, Loss] = {}  # and in evaluation alone.
+    calibrate: bool = False  # By a temperature, chosen on the validation tasks.
 
     @property
     def digests(self) -> dict[str, str]:
@@ -49,7 +56,8 @@ class Data(NamedTuple):
     Attributes:
       about: what it is, in a line.
       make: reads the training, validation and test classes, if it has classes.
-      tasks: makes a `Problem` of them.
+      tasks: makes a `Problem` of them, or of None where a run is used.
+      raw: from one example, as the data has it, to what reads a user's.
       reads: the flags that `make` reads.
       images: whether examples are images, of which one keeps the core of a CPU busy.
     """
@@ -57,6 +65,7 @@ class Data(NamedTuple):
     about: str
     make: Callable[..., list[ClassArrays] | None]
     tasks: Part
+    raw: Part
     reads: tuple[flags.FlagHolder, ...] = ()
     images: bool = False
 

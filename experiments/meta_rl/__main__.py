@@ -1,4 +1,4 @@
-"""`python -m experiments.meta_rl`."""
+"""`python -m experiments.meta_rl`, or `metajax-meta-rl` once installed."""
 
 import time
 
@@ -6,5 +6,11 @@ _STARTED = time.time()
 
 from experiments.meta_rl import door
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """What the installed command `metajax-meta-rl` does."""
     door.main(_STARTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,5 @@
 """Which parts the flags name, and what does not go together; no JAX here."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 from absl import flags
@@ -80,8 +79,7 @@ def sections() -> dict[str, list[str]]:
 
 def lists() -> dict[str, dict[str, str]]:
     """What there is to choose, a line each."""
-    presets = Path(__file__).parents[1] / "presets" / "meta_rl"
-    return command.lists(presets, CHOICES)
+    return command.lists(command.PRESETS / "meta_rl", CHOICES)
 
 
 @flags.multi_flags_validator(list(FLAGS), flag_values=FLAGS)

@@ -7,10 +7,9 @@ from experiments.meta_rl import choosing
 from experiments.meta_rl.choosing import CHOICES
 from experiments.meta_rl.flags import FLAGS
 
-_ABOUT = r"""Meta-trains a policy on a family of games and reports it on unseen ones.
+_ABOUT = """Meta-trains a policy on a family of games and reports it on unseen ones.
 
-python -m experiments.meta_rl --flagfile=experiments/presets/meta_rl/NAME.flags \
-  --workdir=DIR
+python -m experiments.meta_rl --flagfile=NAME --workdir=DIR
 
 Later flags override earlier ones. A run that was cut off goes on when started again."""
 
@@ -34,6 +33,7 @@ def main(started: float) -> None:
         FLAGS,
         partial(run, started),
         about=_ABOUT,
+        presets=command.PRESETS / "meta_rl",
         sections_now=choosing.sections,
         lists_now=choosing.lists,
     )

@@ -29,6 +29,11 @@ def _no_numbers(meta: MetaParams) -> dict[str, float]:
     return {}
 
 
+def _nothing_to_know(found: Measurement) -> dict[str, Any]:
+    del found
+    return {}
+
+
 class Experiment(NamedTuple):
     """What a run trains, chooses by and measures.
 
@@ -53,6 +58,8 @@ class Experiment(NamedTuple):
       draw_tasks: `path -> None`, draws a few training tasks as the picture `path`.
       draw: `(meta, found, directory) -> None`, draws what came of the chosen parameters,
         with what was measured of them.
+      card: `found -> what is to be known to use the chosen parameters`, as JSON, saved
+        beside them; nothing where they are measured alone.
       digests: of the data that tasks are drawn from, by name, such as "training": with
         other data a run is not gone on with.
       belongs_to: what meta-parameters are to be used with, saved beside them and compared
@@ -78,6 +85,7 @@ class Experiment(NamedTuple):
     table: Callable[[dict], str] | None = None
     draw_tasks: Callable[[Path], None] = _nothing
     draw: Callable[[MetaParams, Measurement, Path], None] = _nothing
+    card: Callable[[Measurement], Mapping[str, Any]] = _nothing_to_know
     digests: Mapping[str, str] = {}
     belongs_to: Mapping[str, str] = {}
     next_steps: Mapping[str, str] = {}

@@ -33,6 +33,7 @@ class Measurement(NamedTuple):
     places: tuple[int, ...]
     values: dict[str, np.ndarray]  # [tasks, places] each
     tasks_hash: str  # Equal for the same tasks only.
+    more: Mapping[str, np.ndarray] = {}  # What is no number of a task and a place.
 
     def at(self, name: str, place: int) -> np.ndarray:
         """The values of one metric at one place, `[tasks]`."""
@@ -65,7 +66,8 @@ def on_tasks(
     Args:
       sampler: draws one task from a key.
       objectives: by the places along the axis that it tells of. Its metrics have a
-        number for each, `[places]`, or are scalars if there is one.
+        number for each, `[places]`, or are scalars if there is one; those of several
+        numbers, `[places, numbers]`, come in `more`.
       axis: what the places are numbers of.
       seed: fixes the tasks, such as `VALIDATION` or `TEST`.
       num_tasks: how many tasks.
@@ -97,12 +99,14 @@ def on_tasks(
             )
             hashes.add(found.tasks_hash)
             for name, values in found.values.items():
-                column = values.reshape(num_tasks, len(places))
+                column = values.reshape(num_tasks, len(places), -1)
                 columns.setdefault(name, []).append(column)
-        values = {name: np.concatenate(c, axis=1) for name, c in columns.items()}
+        each = {name: np.concatenate(c, axis=1) for name, c in columns.items()}
+        values = {k: x[..., 0] for k, x in each.items() if x.shape[-1] == 1}
+        more = {k: x for k, x in each.items() if x.shape[-1] > 1}
         places = tuple(place for each in objectives for place in each)
         (tasks_hash,) = hashes
-        return Measurement(axis, places, values, tasks_hash)
+        return Measurement(axis, places, values, tasks_hash, more)
 
     return Measure(measure, num_tasks * len(objectives))
 
@@ -151,7 +155,7 @@ def rows(measurement: Measurement) -> list[dict]:
 def table(
     summary: dict,
     metric: Metric,
-    counts: tuple[str, ...] = (),
+    numbers: Mapping[str, str] = {},
     shown: Sequence[int] | None = None,
 ) -> str:
     """A result as text: one row a place.
@@ -159,7 +163,7 @@ def table(
     Args:
       summary: a result, as it is written to JSON.
       metric: the one that comes first.
-      counts: what else of a row is shown, numbers of tasks.
+      numbers: what else of a row is shown, by name, each in a format.
       shown: the places that are; all if None.
     """
     key, first = summary["axis"].replace(" ", "_"), summary["rows"][0]
@@ -174,15 +178,20 @@ def table(
     lines = [
         f"{summary['num_tasks']} unseen tasks ({summary['tasks_hash']}), parameters of "
         f"step {summary['best_step']} of {summary['steps']}",
-        f"{summary['axis']:>{width}s}" + "".join([*heads, *(f"  {c}" for c in counts)]),
+        f"{summary['axis']:>{width}s}"
+        + "".join([*heads, *(f"  {_spaced(name)}" for name in numbers)]),
     ]
     for row in summary["rows"]:
         if shown is not None and row[key] not in shown:
             continue
         cells = [_cell(row[name], name in shares) for name in names]
-        numbers = [f"{row[count]:{len(count) + 2}d}" for count in counts]
-        lines.append(f"{row[key]:{width}d}" + "".join([*cells, *numbers]))
+        cells += [f"{row[k]:{len(k) + 2}{form}}" for k, form in numbers.items()]
+        lines.append(f"{row[key]:{width}d}" + "".join(cells))
     return "\n".join(lines)
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _cell(summary: dict, is_share: bool) -> str:

@@ -16,7 +16,7 @@ from experiments.running.measuring import Measurement
 from experiments.running.options import Options
 from experiments.running.preparing import Prepared, Progress
 from experiments.running.workdirs import Settings
-from metajax import files, logs, trees
+from metajax import files, logs, trees, using
 from metajax.base import MetaParams
 
 Finish = Callable[[Path, MetaParams, Measurement], None]
@@ -107,6 +107,9 @@ def _finish(
 
     lock.make_sure()
     trees.save(directory / "best.npz", best, experiment.belongs_to)
+    card = experiment.card(found)
+    if card:
+        files.write_text(directory / using.CARD, json.dumps(card, indent=1) + "\n")
     pictures.curves(directory / "metrics.jsonl", directory / "curves.png")
     if len(found.places) > 1:  # Else there is nothing to draw it against.
         pictures.along_axis(found, directory / "result.png")

@@ -22,6 +22,9 @@ from metajax.data.omniglot import omniglot as omniglot
 from metajax.data.projections import Projections as Projections
 from metajax.data.ragged import Ragged as Ragged
 from metajax.data.ragged import check_support as check_support
+from metajax.data.reading import array_reader as array_reader
+from metajax.data.reading import image_reader as image_reader
+from metajax.data.reading import text_reader as text_reader
 from metajax.data.sinusoid import Sinusoid as Sinusoid
 from metajax.data.text import from_texts as from_texts
 from metajax.data.text import idf as idf

@@ -84,7 +84,8 @@ def from_arrays(
       >>> data.names, data.counts.tolist()
       (('a', 'b', 'c'), [2, 2, 2])
     """
-    inputs, labels = unmasked(inputs, "from_arrays: inputs"), _as_labels(labels)
+    inputs = unmasked(inputs, "from_arrays: inputs")
+    labels = as_labels(labels, "from_arrays: labels")
     if inputs.shape[:1] != labels.shape or not labels.size:
         raise ValueError(
             f"from_arrays needs one label an example: got inputs {inputs.shape} and "
@@ -140,30 +141,28 @@ def _as_pixels(inputs: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _as_labels(labels: Any) -> np.ndarray:
-    """Labels as integers, or as words in one spelling."""
+def as_labels(labels: Any, name: str) -> np.ndarray:
+    """Labels as integers, or as words in one spelling; `name` is theirs in messages."""
     if isinstance(labels, list | tuple):  # NumPy would make nan beside words a word.
         labels = np.array(labels, dtype=object)
-    labels = unmasked(labels, "from_arrays: labels")
+    labels = unmasked(labels, name)
     if labels.ndim != 1 or not len(labels):
         return labels  # To be refused by its shape.
     if labels.dtype.kind == "O":
         words = [isinstance(label, str | bytes) for label in labels]
         if any(words) and not all(words):
             odd = labels[words.index(False)]
-            raise ValueError(f"from_arrays: labels are words, but for one, {odd!r}.")
+            raise ValueError(f"{name} are words, but for one, {odd!r}.")
         labels = labels if all(words) else np.array(labels.tolist())
     if labels.dtype.kind in "OSTU" and isinstance(labels[0], str | bytes):
         return np.array([_spelled(label) for label in labels])
     if labels.dtype.kind == "f":
         odd = labels[~np.isfinite(labels) | (labels != np.rint(labels))]
         if len(odd):
-            raise ValueError(f"from_arrays: labels hold {odd[0]}, which is no class.")
+            raise ValueError(f"{name} hold {odd[0]}, which is no class.")
         return labels.astype(np.int64)
     if labels.dtype.kind not in "biu":
-        raise ValueError(
-            f"from_arrays: labels must be integers or words: got {labels.dtype}."
-        )
+        raise ValueError(f"{name} must be integers or words: got {labels.dtype}.")
     return labels
 
 

@@ -1,8 +1,9 @@
 """Your own texts: a CSV file, read strictly, its faults named all at once."""
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import csv
+from functools import cache
 import io
 from itertools import islice
 from pathlib import Path
@@ -55,33 +56,64 @@ def from_csv(
       ValueError: if the file is not there, lacks a column, or has bad rows; these are
         named by the lines on which they begin.
     """
+    encode = cache(encode)
+
+    def fault(values: tuple[str, ...]) -> str:
+        return "" if len(encode(values[0])) else f", {values[0][:40]!r}, has no token"
+
     columns = text_column, label_column
-    header, rows = _table(path, columns)
-    kept, labels, faults = [], [], []
-    for row in rows:
-        fault = row.fault or _fault(row.fields, header, columns)
-        if not fault:
-            text, label = (row.fields[header.index(column)] for column in columns)
-            ids = encode(text)
-            fault = "" if len(ids) else f", {text[:40]!r}, has no token"
-        if fault:
-            faults.append(f"record {row.line}{fault}")
-        else:
-            kept.append(ids)
-            labels.append(label)
-    if faults:
-        _report(path, faults, skip_bad_rows)
+    rows = read_columns(path, columns, fault=fault, skip_bad_rows=skip_bad_rows)
+    ids, labels = [encode(text) for text, _ in rows], [label for _, label in rows]
     try:
-        return from_ids(kept, labels, length=length)
+        return from_ids(ids, labels, length=length)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _fault(fields: list[str], header: list[str], columns: tuple[str, str]) -> str:
+def read_columns(
+    path: str | Path,
+    columns: tuple[str, ...],
+    *,
+    fault: Callable[[tuple[str, ...]], str] = lambda values: "",
+    skip_bad_rows: bool = False,
+) -> list[tuple[str, ...]]:
+    """Some columns of a CSV file whose first line names them, as `from_csv` reads it.
+
+    Args:
+      path: the file.
+      columns: their names.
+      fault: what is wrong with the values of a row, or nothing.
+      skip_bad_rows: whether to leave out bad rows with a warning.
+
+    Returns:
+      The values of each row.
+
+    Raises:
+      ValueError: as `from_csv`.
+    """
+    header, rows = _table(path, columns)
+    kept, faults = [], []
+    for row in rows:
+        wrong = row.fault or _fault(row.fields, header, columns)
+        values = ()
+        if not wrong:
+            values = tuple(row.fields[header.index(column)] for column in columns)
+            wrong = fault(values)
+        if wrong:
+            faults.append(f"record {row.line}{wrong}")
+        else:
+            kept.append(values)
+    if faults:
+        _report(path, faults, skip_bad_rows)
+    return kept
+
+
+def _fault(fields: list[str], header: list[str], columns: tuple[str, ...]) -> str:
     if len(fields) != len(header):
         return f" has {len(fields)} fields, where the first line has {len(header)}"
     if not all(fields[header.index(column)].strip() for column in columns):
-        return f" has not both {' and '.join(columns)}"
+        missing = "no" if len(columns) == 1 else "not both"
+        return f" has {missing} {' and '.join(columns)}"
     return ""
 
 
@@ -95,7 +127,7 @@ def _report(path: str | Path, faults: list[str], skip: bool) -> None:
 
 
 def _table(
-    path: str | Path, columns: tuple[str, str]
+    path: str | Path, columns: tuple[str, ...]
 ) -> tuple[list[str], Iterator[_Row]]:
     """The names in the first line, by the delimiter that shows both, and the rows."""
     lines = _lines(path)

@@ -114,9 +114,7 @@ class FewShot:
             self.shots + self.queries,
         )
         rows = jnp.asarray(self.data.rows)[classes[:, None], picks]
-        inputs = self.data.inputs[rows]  # [ways, shots + queries, ...]
-        if inputs.dtype == jnp.uint8:
-            inputs = inputs.astype(jnp.float32) / 255
+        inputs = scaled(self.data.inputs[rows])  # [ways, shots + queries, ...]
         if self.transform is not None:
             inputs = self.transform(transform_key, inputs)
         return Task(
@@ -141,6 +139,13 @@ class FewShot:
         group = jax.random.randint(group_key, (), 0, large.sum())
         picks = distinct(class_key, jnp.asarray(sizes[large])[group], self.ways)
         return jnp.asarray(members[large, : sizes.max()])[group, picks]
+
+
+def scaled(inputs: jax.Array) -> jax.Array:
+    """Inputs as models take them: those of uint8, such as pixels, from 0 to 1."""
+    if inputs.dtype != jnp.uint8:
+        return inputs
+    return inputs.astype(jnp.float32) / 255
 
 
 def shown_first(batch: Batch, shots: int) -> Task:

@@ -8,11 +8,10 @@ import zipfile
 
 from absl import logging
 import numpy as np
-from PIL import ImageColor
 
 from metajax.data.class_arrays import ClassArrays, from_arrays
 from metajax.data.files import check_regular
-from metajax.data.images import read_image
+from metajax.data.images import as_colour, read_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
@@ -41,19 +40,9 @@ def from_folder(
       ValueError: if there is no class folder, one has no image, classes are divided
         into training and test already, a file is not an image, or the colour is unknown.
     """
-    try:
-        colour = ImageColor.getrgb(background)[:3]
-    except ValueError as error:
-        raise ValueError(
-            f"background must be a colour, as white or #808080: got {background!r}."
-        ) from error
+    colour = as_colour(background)
     root = Path(path)
-    classes = _class_folders(root) if root.is_dir() else {}
-    if not classes:
-        raise ValueError(
-            f"{root} has no class folders: put the images of each class in a folder of "
-            "its own there."
-        )
+    classes = class_folders(root)
     images = [
         read_image(file, size, grey=grey, background=colour)
         for files in classes.values()
@@ -64,8 +53,35 @@ def from_folder(
     return from_arrays(np.stack(images), labels, names)
 
 
+def class_folders(root: Path) -> dict[Path, list[Path]]:
+    """The images of each class folder, in the order of their paths; see `from_folder`."""
+    found = _class_folders(root) if root.is_dir() else {}
+    if not found:
+        raise ValueError(
+            f"{root} has no class folders: put the images of each class in a folder of "
+            "its own there."
+        )
+    return found
+
+
+def images_below(root: Path) -> list[Path]:
+    """All images in a folder and those below it, in the order of their paths.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    found = [
+        file
+        for _, files in (_folders(root) if root.is_dir() else ())
+        for file in files
+        if file.suffix.lower() in SUFFIXES
+    ]
+    if not found:
+        raise ValueError(f"{root} has no image {SUFFIXES}.")
+    return sorted(found)
+
+
 def _class_folders(root: Path) -> dict[Path, list[Path]]:
-    """The images of each class folder, in the order of their paths."""
     classes, owners, others = {}, {}, []
     for folder, files in _folders(root):
         images = [file for file in files if file.suffix.lower() in SUFFIXES]

@@ -1,12 +1,13 @@
 """Image files of others: as a viewer shows them, in 8 bits a channel, or refused."""
 
+from collections.abc import Mapping
+import contextlib
 import os
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from metajax.data.files import check_regular
 
@@ -56,16 +57,32 @@ def open_image(file: str | os.PathLike | BinaryIO) -> Image.Image:
     return image
 
 
+def as_colour(name: str) -> tuple[int, int, int]:
+    """Red, green and blue of a colour, as "white" or "#808080"."""
+    try:
+        return ImageColor.getrgb(name)[:3]
+    except ValueError as error:
+        raise ValueError(
+            f"background must be a colour, as white or #808080: got {name!r}."
+        ) from error
+
+
 def read_image(
-    file: str | Path, size: int, *, grey: bool, background: tuple[int, int, int]
+    file: str | os.PathLike | Image.Image,
+    size: int,
+    *,
+    grey: bool,
+    background: tuple[int, int, int],
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> np.ndarray:
     """Reads an image as a viewer shows it: upright, its full range in 8 bits.
 
     Args:
-      file: a regular file.
+      file: a regular file, or an image that is open.
       size: the image is resized to `size` by `size` pixels.
       grey: whether to make one channel instead of three.
       background: red, green and blue of what transparent parts are laid over.
+      resample: how pixels are averaged when it is resized.
 
     Returns:
       The pixels, `[size, size, channels]`, uint8; of an animation its first frame.
@@ -73,12 +90,16 @@ def read_image(
     Raises:
       ValueError: if the file is no such image, with its name.
     """
-    check_regular(file)
+    is_open = isinstance(file, Image.Image)
+    if not is_open:
+        check_regular(file)
     try:
-        with open_image(file) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            shown = _over(_in_eight_bits(image), background)
-            shown = shown.convert("L" if grey else "RGB").resize((size, size))
+        with contextlib.nullcontext(file) if is_open else open_image(file) as image:
+            # TIFF's own: bits, and whether 0 is white. A transposed image lacks them.
+            tags = getattr(image, "tag_v2", {})
+            eight_bits = _in_eight_bits(ImageOps.exif_transpose(image), tags)
+            shown = _over(eight_bits, background)
+            shown = shown.convert("L" if grey else "RGB").resize((size, size), resample)
     except Exception as error:  # There is no telling what damage makes Pillow raise.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
@@ -87,9 +108,8 @@ def read_image(
     return np.asarray(shown).reshape(size, size, -1)
 
 
-def _in_eight_bits(image: Image.Image) -> Image.Image:
+def _in_eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     """Scales grey of 16 bits and of floats, which Pillow would clip at 255."""
-    tags = getattr(image, "tag_v2", {})  # TIFF's own: bits, and whether 0 is white.
     if image.mode.startswith("I;16"):
         full = 2 ** tags.get(258, (16,))[0] - 1
     elif image.mode == "F":

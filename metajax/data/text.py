@@ -155,17 +155,26 @@ def from_texts(
       >>> data.names, data.inputs.shape
       (('n', 'p'), (4, 3))
     """
+    return from_ids(encoded(texts, encode), labels, names, length=length)
+
+
+def encoded(texts: Sequence[str], encode: Encode) -> list[Sequence[int]]:
+    """The ids of each text.
+
+    Raises:
+      ValueError: if one is no text, or has no token; it names which.
+    """
     strange = [(i, text) for i, text in enumerate(texts) if not isinstance(text, str)]
     if strange:
         index, text = strange[0]
-        raise ValueError(f"from_texts needs strings: text {index} is {text!r}.")
+        raise ValueError(f"Texts must be strings: text {index} is {text!r}.")
     ids = [encode(text) for text in texts]
     empty = [i for i, tokens in enumerate(ids) if not len(tokens)]
     if empty:
         named = "; ".join(f"text {i}, {texts[i][:40]!r}, has no token" for i in empty)
         pronoun = "it" if len(empty) == 1 else "them"
-        raise ValueError(f"from_texts: {named}: remove {pronoun}.")
-    return from_ids(ids, labels, names, length=length)
+        raise ValueError(f"{named}: remove {pronoun}.")
+    return ids
 
 
 def from_ids(
@@ -179,17 +188,22 @@ def from_ids(
     if length is not None and length < 1:
         raise ValueError(f"from_texts: length must be at least 1: got {length}.")
     longest = max(map(len, ids), default=1)
-    cut = sum(len(tokens) > (length or longest) for tokens in ids)
+    return from_arrays(padded(ids, length or longest), labels, names)
+
+
+def padded(ids: Sequence[Sequence[int]], length: int) -> np.ndarray:
+    """Ids of texts as int32 `[examples, length]`, with 0 at the end; warns of cuts."""
+    cut = sum(len(tokens) > length for tokens in ids)
     if cut:
         logging.warning(
             "%d of %d texts have more than %d tokens and were cut: the longest has %d; "
-            "give from_texts a greater length to keep all.",
-            *(cut, len(ids), length, longest),
+            "a greater length keeps all.",
+            *(cut, len(ids), length, max(map(len, ids))),
         )
-    inputs = np.zeros((len(ids), length or longest), np.int32)
+    inputs = np.zeros((len(ids), length), np.int32)
     for row, tokens in zip(inputs, ids):
         row[: len(tokens)] = tokens[: len(row)]
-    return from_arrays(inputs, labels, names)
+    return inputs
 
 
 def idf(data: ClassArrays, vocabulary: int) -> np.ndarray:

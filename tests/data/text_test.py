@@ -147,7 +147,7 @@ def test_texts_that_are_too_long_are_cut_with_one_warning(caplog):
     [
         (["a", ""], [0, 1], {}, "text 1, '', has no token: remove it"),
         (["...", "b"], [0, 1], {}, r"text 0, '\.\.\.', has no token"),
-        (["a", None], [0, 1], {}, "needs strings: text 1 is None"),
+        (["a", None], [0, 1], {}, "must be strings: text 1 is None"),
         (["!", "b", "?"], [0, 1, 0], {}, "text 0, '!', has.*text 2, .*: remove them"),
         (["a", "b"], [0], {}, r"one label an example: got inputs \(2, 1\).*\(1,\)"),
         ([], [], {}, r"one label an example: got inputs \(0, 1\)"),

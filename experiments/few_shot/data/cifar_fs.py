@@ -1,5 +1,6 @@
 """CIFAR-FS: CIFAR-100's classes, divided at random."""
 
+from experiments.few_shot.data.raw import IMAGES
 from experiments.few_shot.data.tasks import CLASSES, DATA_DIR, of_each_split
 from experiments.few_shot.parts import Data
 
@@ -14,6 +15,7 @@ DATA = Data(
     "100 classes of 32 x 32 colour images, divided at random",
     make,
     CLASSES,
+    IMAGES,
     (DATA_DIR,),
     images=True,
 )

@@ -6,6 +6,7 @@ from experiments.few_shot.data.encoding import (
     VOCABULARY,
     encoder,
 )
+from experiments.few_shot.data.raw import TEXTS
 from experiments.few_shot.data.tasks import CLASSES, DATA_DIR, of_each_split
 from experiments.few_shot.flags import one_of
 from experiments.few_shot.parts import Data
@@ -34,5 +35,6 @@ DATA = Data(
     "sentences of 150 intents",
     make,
     CLASSES,
+    TEXTS,
     (CLINC_FOLD, ENCODING, VOCABULARY, TEXT_LENGTH, DATA_DIR),
 )

@@ -1,6 +1,8 @@
 """Own images, in one folder a class."""
 
+from experiments.door import Part
 from experiments.few_shot.data.own import CLASS_SPLIT, DATA_PATH, class_splits
+from experiments.few_shot.data.raw import read_images
 from experiments.few_shot.data.tasks import CLASSES
 from experiments.few_shot.flags import integer, text
 from experiments.few_shot.parts import Data
@@ -22,6 +24,7 @@ DATA = Data(
     "your own images, one folder a class",
     make,
     CLASSES,
+    Part("images", read_images, (BACKGROUND,)),
     (DATA_PATH, CLASS_SPLIT, IMAGE_SIZE, BACKGROUND),
     images=True,
 )

@@ -1,5 +1,6 @@
 """Drawn characters, which need no download."""
 
+from experiments.few_shot.data.raw import IMAGES
 from experiments.few_shot.data.tasks import CLASSES, of_each_split
 from experiments.few_shot.parts import Data
 
@@ -10,4 +11,6 @@ def make():
     return of_each_split(mj.data.glyphs)
 
 
-DATA = Data("characters drawn by strokes, no download", make, CLASSES, images=True)
+DATA = Data(
+    "characters drawn by strokes, no download", make, CLASSES, IMAGES, images=True
+)

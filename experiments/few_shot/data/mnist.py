@@ -1,5 +1,6 @@
 """MNIST's ten digits."""
 
+from experiments.few_shot.data.raw import IMAGES
 from experiments.few_shot.data.tasks import CLASSES, DATA_DIR, of_each_split
 from experiments.few_shot.parts import Data
 
@@ -14,6 +15,7 @@ DATA = Data(
     "handwritten digits; unseen images, not classes",
     make,
     CLASSES,
+    IMAGES,
     (DATA_DIR,),
     images=True,
 )

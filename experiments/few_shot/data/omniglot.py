@@ -1,5 +1,7 @@
 """Omniglot: 1623 characters of 50 alphabets."""
 
+from experiments.door import Part
+from experiments.few_shot.data.raw import read_images
 from experiments.few_shot.data.tasks import CLASSES, DATA_DIR, of_each_split
 from experiments.few_shot.flags import one_of, switch
 from experiments.few_shot.parts import Data
@@ -32,10 +34,16 @@ def make(*, omniglot_classes, omniglot_resize, rotated_classes, data_dir):
     )
 
 
+def _read(example, *, omniglot_resize):
+    resample = {"binary": "nearest", "grey": "lanczos"}[omniglot_resize]
+    return read_images(example, resample=resample, inverted=True)
+
+
 DATA = Data(
     "1623 characters of 50 alphabets, 20 drawings each",
     make,
     CLASSES,
+    Part("images", _read, (OMNIGLOT_RESIZE,)),
     (OMNIGLOT_CLASSES, OMNIGLOT_RESIZE, ROTATED_CLASSES, DATA_DIR),
     images=True,
 )

@@ -57,6 +57,13 @@ PERMUTE_LABELS = one_of(
 )
 
 
+CALIBRATE = switch(
+    "calibrate",
+    False,
+    "Choose a temperature for the probabilities on the validation tasks.",
+)
+
+
 @flags.validator(
     ROTATIONS.name,
     "must be three ranges, such as 0:180,180:240,240:360",
@@ -79,19 +86,23 @@ def _one_transform(values):
 
 
 def _points(splits, *, shots, queries, eval_shots, eval_queries) -> Problem:
+    import jax
+    import jax.numpy as jnp
+
     import metajax as mj
 
     del splits
     train = mj.data.Sinusoid(shots, queries)
     test = mj.data.Sinusoid(eval_shots or shots, eval_queries or queries)
-    return Problem(train, test, test, 1, 1, mj.losses.squared_error, {})
+    point = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return Problem(train, test, test, point, 1, 1, mj.losses.squared_error)
 
 
 POINTS = Part("Points of a function a task.", _points, SIZES)
 
 
 def _classes(
-    splits: list[ClassArrays],
+    splits: list[ClassArrays] | None,
     *,
     ways: int,
     shots: int,
@@ -104,9 +115,18 @@ def _classes(
     rotations: list[str],
     augment: bool,
     quarter_turns: bool,
+    calibrate: bool,
 ) -> Problem:
-    import metajax as mj
+    import jax
 
+    import metajax as mj
+    from metajax import calibration
+
+    metrics = {"accuracy": mj.losses.accuracy}
+    eval_metrics = {"brier": calibration.brier, "reliability": calibration.reliability}
+    scored = mj.losses.cross_entropy, metrics, eval_metrics, calibrate
+    if splits is None:
+        return Problem(None, None, None, None, ways, eval_ways or ways, *scored)
     permuted = {"all": (True, True), "eval": (False, True), "none": (False, False)}
     train_permuted, eval_permuted = permuted[permute_labels]
     eval_ways = eval_ways or ways
@@ -125,8 +145,9 @@ def _classes(
         except ValueError as error:
             raise ValueError(f"The {split} classes: {error}") from error
         samplers.append(sampler)
-    metrics = {"accuracy": mj.losses.accuracy}
-    return Problem(*samplers, ways, eval_ways, mj.losses.cross_entropy, metrics)
+    inputs = splits[0].inputs
+    example = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
+    return Problem(*samplers, example, ways, eval_ways, *scored)
 
 
 def _transforms(rotations: list[str], augment: bool, quarter_turns: bool):
@@ -146,7 +167,7 @@ CLASSES = Part(
     _classes,
     (
         *(WAYS, EVAL_WAYS, *SIZES, PERMUTE_LABELS, WITHIN_GROUPS),
-        *(ROTATIONS, AUGMENT, QUARTER_TURNS),
+        *(ROTATIONS, AUGMENT, QUARTER_TURNS, CALIBRATE),
     ),
 )
 

@@ -7,6 +7,7 @@ from experiments.few_shot.data.encoding import (
     encoder,
 )
 from experiments.few_shot.data.own import CLASS_SPLIT, DATA_PATH, class_splits
+from experiments.few_shot.data.raw import TEXTS
 from experiments.few_shot.data.tasks import CLASSES
 from experiments.few_shot.flags import switch, text
 from experiments.few_shot.parts import Data
@@ -46,6 +47,7 @@ DATA = Data(
     "your own texts, a CSV file of texts and labels",
     make,
     CLASSES,
+    TEXTS,
     (
         *(DATA_PATH, CLASS_SPLIT, ENCODING, VOCABULARY, TEXT_LENGTH),
         *(TEXT_COLUMN, LABEL_COLUMN, SKIP_BAD_ROWS),

@@ -12,7 +12,8 @@ PROJECTION = integer(
 def make(problem, outputs, *, vocabulary, projection):
     import metajax as mj
 
-    rarity = mj.data.idf(problem.train.data, vocabulary)
+    # Where a run is used, its own weights take the place of these.
+    rarity = problem.train and mj.data.idf(problem.train.data, vocabulary)
     return mj.models.bag(vocabulary, outputs, projection=projection, idf=rarity)
 
 

@@ -8,7 +8,7 @@ from experiments.few_shot.models.shared import WIDTH
 def make(problem, outputs, *, vocabulary, width):
     import metajax as mj
 
-    length = problem.train.data.inputs.shape[1]
+    (length,) = problem.inputs.shape
     return mj.models.text_transformer(vocabulary, outputs, width=width, length=length)
 
 
