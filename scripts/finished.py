@@ -66,10 +66,12 @@ class Run(NamedTuple):
         """Values of the tasks at a place, else at the one that counts, `[tasks]`."""
         return self.tested.values[f"{name}_{self.place if place is None else place}"]
 
-    def means(self, name: str, place: int) -> list[float]:
-        """The mean over tasks, of each seed."""
-        each = [result["rows"][self.places.index(place)] for result in self.results]
-        return [np.nan if (m := row[name]["mean"]) is None else m for row in each]
+    def each(self, name: str, place: int) -> list[float]:
+        """Of each seed the mean over tasks, or the number that is there instead."""
+        rows = [result["rows"][self.places.index(place)] for result in self.results]
+        found = [row.get(name) for row in rows]
+        found = [x["mean"] if isinstance(x, dict) else x for x in found]
+        return [np.nan if x is None else x for x in found]
 
 
 def read(workdir: Path, name: str) -> Run:

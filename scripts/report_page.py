@@ -27,6 +27,7 @@ from scripts.kept import evenly
 _CALIBRATION = {
     "calibration_error": "expected calibration error",
     "brier": "Brier score",
+    "temperature": "temperature, of validation tasks",
 }
 # What pictures show, in the order of the page; others have their names.
 _CAPTIONS = {
@@ -110,7 +111,7 @@ def _results(runs: Sequence[Run]) -> str:
             cells = [run.name, f"{place} {axis}"]
             cells += [_cell(run, name, place) for name in names]
             if several:
-                means = run.means(run.metric.name, place)
+                means = run.each(run.metric.name, place)
                 spread = f", std {np.std(means, ddof=1):.2g}" if len(means) > 1 else ""
                 cells.append(f"{len(means)}{spread}")
             rows.append(cells)
@@ -125,8 +126,9 @@ def _results(runs: Sequence[Run]) -> str:
 
 
 def _cell(run: Run, name: str, place: int) -> str:
-    if f"{name}_{place}" not in run.tested.values:
-        return "-"
+    if f"{name}_{place}" not in run.tested.values:  # No number of a task.
+        number = np.mean(run.each(name, place))
+        return measuring.short(number) if np.isfinite(number) else "-"
     found = mj.summarize(run.at(name, place))
     if found.num_nonfinite:
         median = measuring.short(found.median)
@@ -163,7 +165,11 @@ def _differences(runs: Sequence[Run]) -> str:
 
 
 def _calibration(runs: Sequence[Run]) -> str:
-    names = [n for n in _CALIBRATION if any(n in run.names for run in runs)]
+    names = [
+        name
+        for name in _CALIBRATION
+        if any(np.isfinite(run.each(name, run.place)).any() for run in runs)
+    ]
     if not names:
         return ""
     rows = [
@@ -171,8 +177,8 @@ def _calibration(runs: Sequence[Run]) -> str:
     ]
     heads = ["run", *(_CALIBRATION[name] for name in names)]
     text = (
-        "How far confidence is from the share that is right, and the squared error of "
-        "probabilities: 0 is best of both."
+        "How far confidence is from the share that is right, over the queries of all "
+        "tasks, and the squared error of probabilities: 0 is best of both."
     )
     return "<h2>Calibration</h2>\n" + _table(heads, rows) + _note(text)
 

@@ -252,12 +252,19 @@ def test_what_adaptation_changes_is_said_of_a_run_alone(tmp_path):
 
 
 def test_calibration_is_shown_where_it_was_measured(tmp_path):
-    error = np.abs(shares(5)) / 10
-    run = finished(tmp_path / "run", accuracy=shares(1), calibration_error=error)
-    found = report(run)
+    score = shares(5)
+    run = finished(tmp_path / "run", accuracy=shares(1), brier=score)
+    result = json.loads((run / "result.json").read_text())
+    for row, error in zip(result["rows"], (0.25, 0.125)):
+        row |= {"calibration_error": error, "temperature": 1.5}
+    (run / "result.json").write_text(json.dumps(result))
+    without = finished(tmp_path / "without", accuracy=shares(1))
+    found = report(run, without)
     assert found.says("Calibration") and found.says("expected calibration error")
-    assert found.says(f"{error[:, 1].mean():.3f} ± {interval(error[:, 1]):.3f}")
-    assert not report(finished(tmp_path / "b", accuracy=shares(1))).says("Calibration")
+    told = f"{score[:, 1].mean():.3f} ± {interval(score[:, 1]):.3f}"
+    (cells,) = re.findall("<td>run</td>(<td>0.125.*)</tr>", page([read(run, "run")]))
+    assert cells == f"<td>0.125</td><td>{told}</td><td>1.500</td>"
+    assert not report(without).says("Calibration")
 
 
 def test_results_of_before_metrics_were_named_can_be_read(tmp_path):
@@ -278,6 +285,7 @@ def test_a_run_ends_by_saying_what_to_do_next():
     seeds = reporting.next_steps(used, options._replace(num_seeds=2))
     assert "experiments.compare 'runs/my run/seed_0' OTHER" in seeds
     assert "scripts/report.py 'runs/my run'\n" in seeds
+    assert "tool --at='runs/my run/seed_0'\n" in seeds
 
 
 def test_a_classifier_of_few_examples_can_be_used(with_flags):

@@ -45,14 +45,13 @@ def report(
 
 def next_steps(experiment: Experiment, options: Options) -> str:
     """What a finished run can be used for, as whole commands, a line each."""
-    directory = shlex.quote(str(options.workdir))
-    one = shlex.quote(str(workdirs.of_seeds(options)[0]))  # Seeds are compared singly.
+    one = shlex.quote(str(workdirs.of_seeds(options)[0]))  # All but reports take one.
     lines = {
         "compare": f"python -m experiments.compare {one} OTHER",
-        "report": f"python scripts/report.py {directory}",
+        "report": f"python scripts/report.py {shlex.quote(str(options.workdir))}",
     }
     for name, command in experiment.next_steps.items():
-        lines[name] = command.replace("DIR", directory)
+        lines[name] = command.replace("DIR", one)
     width = max(map(len, lines))
     return "\nNext:\n" + "".join(f"  {k:{width}s}  {v}\n" for k, v in lines.items())
 
