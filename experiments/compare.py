@@ -22,7 +22,7 @@ def compare(a: Path, b: Path) -> int:
     import metajax as mj  # After the arguments, so that a wrong one is told at once.
 
     try:
-        results = [_load(workdir) for workdir in (a, b)]
+        results = [load(workdir) for workdir in (a, b)]
         names = [name for name in results[0].values if name in results[1].values]
         print(f"{a} minus {b}, {len(results[0].values[names[0]])} tasks, 95% interval")
         for name in names:
@@ -35,7 +35,7 @@ def compare(a: Path, b: Path) -> int:
     return 0
 
 
-def _load(workdir: Path):
+def load(workdir: Path):
     """The values that a finished run has written, by metric and inner steps."""
     import numpy as np
 

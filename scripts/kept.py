@@ -6,7 +6,7 @@ puts each printed table of a directory (NAME.txt, of scripts/benchmark.py or
 scripts/check_hypergrad.py) into the JSON of its name. `scripts/reproduce.py` keeps runs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import json
 from pathlib import Path
 import shlex
@@ -83,8 +83,8 @@ def curve(lines: list[dict]) -> dict[str, list]:
         i for i, x in enumerate(lines) if any(k.startswith("validation/") for k in x)
     ]
     others = [i for i in range(len(lines)) if i not in set(validated)]
-    chosen = _evenly(validated, MOST_POINTS)
-    chosen += _evenly(others, MOST_POINTS - len(chosen))
+    chosen = evenly(validated, MOST_POINTS)
+    chosen += evenly(others, MOST_POINTS - len(chosen))
     found = [lines[i] for i in sorted(chosen)]
     names = dict.fromkeys(name for line in found for name in line)
     return {name: [_short(line.get(name)) for line in found] for name in names}
@@ -125,9 +125,10 @@ def put_tables_into_json(directory: Path) -> list[Path]:
     return written
 
 
-def _evenly(items: list[int], number: int) -> list[int]:
+def evenly(items: Sequence, number: int) -> list:
+    """So many of the items at most, from the first to the last."""
     if len(items) <= number:
-        return items
+        return [*items]
     places = np.linspace(0, len(items) - 1, number).round().astype(int)
     return [items[place] for place in places]
 

@@ -109,7 +109,20 @@ def experiment():
         num_tasks=FLAGS.num_tasks,
         tasks_per_chunk=chunk,
         cheaper=_cheaper(picked),
-    )
+    )._replace(next_steps=_next_steps(problem))
+
+
+def _next_steps(problem) -> dict[str, str]:
+    """What a classifier of few examples can be used for."""
+    if not problem.classifies:
+        return {}
+    shots = FLAGS.eval_shots or FLAGS.shots
+    export = f"--ways={problem.eval_outputs} --shots={shots} --out=FILE"
+    return {
+        "predict": "python -m experiments.predict --workdir=DIR --support=FOLDER "
+        "--query=FOLDER",
+        "export": f"python -m experiments.export --workdir=DIR {export}",
+    }
 
 
 def load(picked: Chosen):

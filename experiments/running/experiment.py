@@ -64,6 +64,8 @@ class Experiment(NamedTuple):
         other data a run is not gone on with.
       belongs_to: what meta-parameters are to be used with, saved beside them and compared
         with those that another run starts from.
+      next_steps: commands that use a finished run, by what they are for, with `DIR` for
+        its directory; a run ends by printing them.
     """
 
     init: Callable[[Key], TrainState]
@@ -86,3 +88,4 @@ class Experiment(NamedTuple):
     card: Callable[[Measurement], Mapping[str, Any]] = _nothing_to_know
     digests: Mapping[str, str] = {}
     belongs_to: Mapping[str, str] = {}
+    next_steps: Mapping[str, str] = {}

@@ -5,6 +5,7 @@ from functools import partial
 import hashlib
 import json
 from pathlib import Path
+import shlex
 
 import numpy as np
 
@@ -38,6 +39,21 @@ def report(
     """
     finish = partial(_finish, prepared.experiment, lock)
     _test_each(prepared, options, progress, "result", finish)
+    if processes.is_first():
+        print(next_steps(prepared.experiment, options), end="")
+
+
+def next_steps(experiment: Experiment, options: Options) -> str:
+    """What a finished run can be used for, as whole commands, a line each."""
+    one = shlex.quote(str(workdirs.of_seeds(options)[0]))  # All but reports take one.
+    lines = {
+        "compare": f"python -m experiments.compare {one} OTHER",
+        "report": f"python scripts/report.py {shlex.quote(str(options.workdir))}",
+    }
+    for name, command in experiment.next_steps.items():
+        lines[name] = command.replace("DIR", one)
+    width = max(map(len, lines))
+    return "\nNext:\n" + "".join(f"  {k:{width}s}  {v}\n" for k, v in lines.items())
 
 
 def evaluate_again(
@@ -116,6 +132,7 @@ def _summary(
         "best_step": int(progress.best_step),
         "steps": int(progress.state.step),
         "train_seconds": round(float(progress.seconds), 1),
+        "metric": experiment.metric._asdict(),
         "axis": found.axis,
         "rows": experiment.rows(found),
     }
