@@ -62,13 +62,12 @@ def from_csv(
         fault = row.fault or _fault(row.fields, header, columns)
         if not fault:
             text, label = (row.fields[header.index(column)] for column in columns)
-            ids = encode(text)
-            fault = "" if len(ids) else f", {text[:40]!r}, has no token"
-        if fault:
-            faults.append(f"record {row.line}{fault}")
-        else:
-            kept.append(ids)
-            labels.append(label)
+            if len(ids := encode(text)):
+                kept.append(ids)
+                labels.append(label)
+                continue
+            fault = f", {text[:40]!r}, has no token"
+        faults.append(f"record {row.line}{fault}")
     if faults:
         _report(path, faults, skip_bad_rows)
     try:
