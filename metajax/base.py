@@ -143,7 +143,14 @@ class InnerLoss(Protocol):
     Where steps have something of their own, that of the step comes third.
     """
 
-    def __call__(self, params: Params, args: Args, *own: PyTree) -> jax.Array: ...
+    def __call__(
+        self,
+        params: Params,
+        args: Args,
+        /,
+        *own: Any,
+        **_: Any,  # Never given: so written, type checkers let `own` be left out.
+    ) -> jax.Array: ...
 
 
 class Solve(Protocol):
@@ -182,7 +189,7 @@ class Objective(Protocol):
     """What one task costs: a scalar to minimise, and metrics to look at."""
 
     def __call__(
-        self, key: Key, meta: MetaParams, task: Task
+        self, key: Key, meta: MetaParams, task: Task, /
     ) -> tuple[jax.Array, Metrics]: ...
 
 

@@ -276,7 +276,7 @@ def _like(path: Path, arrays: dict, dtypes: dict[str, str], like: PyTree) -> PyT
 def _place(array: np.ndarray, like: jax.Array) -> jax.Array:
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
         impl = jax.random.key_impl(jnp.empty((), like.dtype))
-        array = jax.random.wrap_key_data(array, impl=impl)
-    elif array.dtype != like.dtype:
-        array = array.view(like.dtype)
-    return jax.device_put(array, getattr(like, "sharding", None))
+        placed = jax.random.wrap_key_data(jnp.asarray(array), impl=impl)
+    else:
+        placed = array if array.dtype == like.dtype else array.view(like.dtype)
+    return jax.device_put(placed, getattr(like, "sharding", None))

@@ -8,6 +8,7 @@ import operator
 from typing import Any
 
 import jax
+from jax.core import Tracer
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -258,7 +259,7 @@ def check_labels(
             f"got {described(labels)}; those of one-hot rows are argmax(targets, axis=-1)."
         )
     check_mask(f"{name}: mask", mask, len(labels))
-    if any(isinstance(each, jax.core.Tracer) for each in (labels, mask)):
+    if any(isinstance(each, Tracer) for each in (labels, mask)):
         return
     real = np.asarray(labels) if mask is None else np.asarray(labels)[np.asarray(mask)]
     strange = np.unique(real[(real < 0) | (real >= ways)])

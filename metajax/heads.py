@@ -251,8 +251,7 @@ def _lenient() -> Iterator[None]:
         yield
 
 
-@jax.custom_vjp
-def _quadratic_program(*program: jax.Array) -> jax.Array:
+def _solve_program(*program: jax.Array) -> jax.Array:
     try:
         import qpax
     except ImportError:
@@ -264,7 +263,7 @@ def _quadratic_program(*program: jax.Array) -> jax.Array:
 
 
 def _forward(*program: jax.Array):
-    return jax.vjp(_quadratic_program.fun, *program)
+    return jax.vjp(_solve_program, *program)
 
 
 def _backward(pull_back: Callable, cotangent: jax.Array):
@@ -272,6 +271,7 @@ def _backward(pull_back: Callable, cotangent: jax.Array):
         return pull_back(cotangent)
 
 
+_quadratic_program = jax.custom_vjp(_solve_program)
 _quadratic_program.defvjp(_forward, _backward)
 
 

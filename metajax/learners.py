@@ -192,12 +192,12 @@ def descend(rates: PyTree, *, per_step: bool = False) -> optax.GradientTransform
       An optax transformation.
     """
 
-    def update(grads, count, params=None):
+    def update(updates, state, params=None):  # Gradients, and how many there were.
         del params
-        now = at_step(rates, count) if per_step else rates
+        now = at_step(rates, state) if per_step else rates
         if jax.tree_util.treedef_is_leaf(jax.tree.structure(now)):
-            return jax.tree.map(lambda grad: -now * grad, grads), count + 1
-        return trees.map_given(lambda grad, rate: -rate * grad, grads, now), count + 1
+            return jax.tree.map(lambda grad: -now * grad, updates), state + 1
+        return trees.map_given(lambda grad, rate: -rate * grad, updates, now), state + 1
 
     return optax.GradientTransformation(lambda params: jnp.int32(0), update)
 

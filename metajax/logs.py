@@ -49,7 +49,7 @@ class MetricLog:
         # Not SummaryWriter: its thread ends on a full disk, and whoever writes then waits
         # for ever.
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         writer = EventsWriter(str(self.path.parent / "events"))
         if self._purge_step is not None:
@@ -62,8 +62,8 @@ class MetricLog:
         metrics = {name: float(value) for name, value in metrics.items()}
         self._file.write(_to_line({"step": step, **metrics}))
         self._file.flush()
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         values = [Summary.Value(tag=k, simple_value=v) for k, v in metrics.items()]
         summary = Summary(value=values)

@@ -23,7 +23,7 @@ class TrainState(NamedTuple):
     meta: MetaParams
     opt_state: optax.OptState
     # Steps in a row, up to here, that were not finite.
-    skipped: jax.Array = np.int32(0)
+    skipped: jax.Array | np.int32 = np.int32(0)
 
 
 TrainStep = Callable[[TrainState, Task], tuple[TrainState, Metrics]]

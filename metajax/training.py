@@ -4,6 +4,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+from jax.core import Tracer
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
@@ -256,7 +257,7 @@ def _check_state(state: TrainState) -> None:
             f"{contracts.described(state)}."
         )
     arrays = [x for x in jax.tree.leaves(state) if isinstance(x, jax.Array)]
-    if any(not isinstance(x, jax.core.Tracer) and x.is_deleted() for x in arrays):
+    if any(not isinstance(x, Tracer) and x.is_deleted() for x in arrays):
         raise ValueError(
             "This state was given to train before, which took its buffers: go on from the "
             "state that train returned, or train from jax.tree.map(jnp.copy, state)."

@@ -1,10 +1,10 @@
-"""A backbone that is trained first and then frozen, under a head that learns to adapt.
+"""A backbone that is trained first, part of which is frozen and part learned on.
 
     python -m experiments.examples.frozen_backbone
 
-Ordinary training on all training classes; its body, from a file, is kept as it is, and a
-ridge regression on its features learns how much to regularise and how sure to be. The
-same from scratch, and the frozen body with nearest class means, stand beside it.
+Ordinary training on all training classes gives a body, which is kept in a file. Nearest
+class means in its space need nothing more; or its first layer stays as it is, and the
+second is learned for that use. The same from scratch stands beside them.
 """
 
 from pathlib import Path
@@ -23,9 +23,8 @@ def train(learner, sampler, num_steps, num_tasks, body=None):
     optimizer = optax.adam(1e-3)
     step = mj.train_step(mj.estimators.backprop(objective), optimizer)
     state = mj.init_state(jax.random.key(0), learner, optimizer, sampler)
-    if body is not None:  # Into the parameters of the embedding, beside the head's own.
-        params = mj.trees.load(body, state.meta.params)
-        state = state._replace(meta=state.meta._replace(params=params))
+    if body is not None:
+        state = state._replace(meta=mj.trees.load(body, state.meta))
     state, _ = mj.train(step, state, sampler, num_tasks=num_tasks, num_steps=num_steps)
     return state.meta
 
@@ -41,21 +40,22 @@ def main(num_steps=400, num_classes=200, num_test_tasks=600):
     file = Path(tempfile.mkdtemp()) / "body.npz"
     mj.trees.save(file, body)
 
-    embedding = mj.models.mlp([128, 64], None)
-    ridge = mj.r2d2(embedding, 5)
-    frozen = mj.freeze(ridge, "params/*")
-    learned = train(frozen, tasks, num_steps, 16, file)
-    print("learner                       accuracy on tasks of unseen classes")
-    for name, learner, meta in (
-        ("frozen body, nearest mean", mj.protonet(embedding, 5), body),
-        ("frozen body, learned ridge", frozen, learned),
-        ("ridge from scratch", ridge, train(ridge, tasks, num_steps, 16)),
+    learner = mj.protonet(mj.models.mlp([128, 64], None), 5)
+    frozen = mj.freeze(learner, "Dense_0/*")
+    print("learner                             accuracy on tasks of unseen classes")
+    for name, meta in (
+        ("body of ordinary training", body),
+        (
+            "first layer frozen, second learned",
+            train(frozen, tasks, num_steps, 16, file),
+        ),
+        ("from scratch", train(learner, tasks, num_steps, 16)),
     ):
         objective = mj.query_loss(learner, LOSS, accuracy=ACCURACY)
         key = jax.random.key(1)
         found = mj.evaluate(objective, meta, tests, key=key, num_tasks=num_test_tasks)
         mean, interval = mj.mean_and_interval(found.values["accuracy"])
-        print(f"{name:29s} {100 * mean:.1f} +- {100 * interval:.1f}%")
+        print(f"{name:35s} {100 * mean:.1f} +- {100 * interval:.1f}%")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.core import eval_jaxpr
 import jax.numpy as jnp
 import optax
 
@@ -196,8 +196,8 @@ def with_constants(loss: InnerLoss, params: Params, *args: Args):
     traced = jax.make_jaxpr(loss)(params, *args)
 
     def closed(params, args, consts):
-        jaxpr = ClosedJaxpr(traced.jaxpr, consts)
-        return jaxpr_as_fun(jaxpr)(*jax.tree.leaves((params, args)))[0]
+        leaves = jax.tree.leaves((params, args))
+        return eval_jaxpr(traced.jaxpr, consts, *leaves)[0]
 
     return closed, traced.consts
 

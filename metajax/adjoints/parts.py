@@ -88,4 +88,4 @@ def by_path(
             )
         return found
 
-    return optax.partition(dict(transformations), label)
+    return optax.partition({**transformations}, label)

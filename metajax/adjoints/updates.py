@@ -3,6 +3,7 @@
 from typing import NoReturn
 
 import jax
+from jax.core import Tracer
 from jax.extend.core import jaxpr_as_fun
 import jax.numpy as jnp
 import numpy as np
@@ -90,7 +91,7 @@ def check_derivative(
         updates, state = update(optimizer, grads, state, zeros(), value)
         return state, sum(jnp.sum(leaf) for leaf in jax.tree.leaves(updates))
 
-    def total(grads: PyTree) -> jax.Array:
+    def total(grads: PyTree) -> jax.typing.ArrayLike:
         state = optimizer.init(zeros())
         if not jax.tree.leaves(state):  # Every update is as the first.
             return step(state, jax.tree.map(lambda x: x[0], grads))[1]
@@ -106,7 +107,7 @@ def check_derivative(
     # is a program of its own, even within a jit.
     grads = zeros(exact_steps)
     traced = jax.make_jaxpr(jax.jit(is_smooth))(grads)
-    if any(isinstance(value, jax.core.Tracer) for value in traced.consts):
+    if any(isinstance(value, Tracer) for value in traced.consts):
         return
     with jax.ensure_compile_time_eval():
         (smooth,) = jaxpr_as_fun(traced)(*jax.tree.leaves(grads))

@@ -50,7 +50,8 @@ def _write(path: Path, arrays: Arrays) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            np.savez(file, names=np.array(list(arrays)), **arrays)
+            names = np.array(list(arrays))
+            np.savez(file, allow_pickle=False, names=names, **arrays)
         os.replace(temporary, path)
     except OSError as error:
         logging.warning("%s cannot be cached: %s", path, error)

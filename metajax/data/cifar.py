@@ -16,7 +16,10 @@ from metajax.data.images import open_image
 
 def _member(path: str, name: str) -> bytes:
     with tarfile.open(path) as archive:
-        return archive.extractfile(f"cifar-100-binary/{name}").read()
+        file = archive.extractfile(f"cifar-100-binary/{name}")
+        if file is None:
+            raise ValueError(f"{path}: {name} is no file.")
+        return file.read()
 
 
 def _examples(split: str, path: str) -> Iterator[tuple[int, tfds_arrays.Record]]:

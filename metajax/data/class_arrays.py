@@ -44,22 +44,24 @@ class ClassArrays:
         digest = hashlib.blake2b(json.dumps(self.names).encode(), digest_size=8)
         for array in map(np.ascontiguousarray, (self.inputs, self.rows, self.counts)):
             digest.update(f"{array.dtype} {array.shape}".encode())
-            digest.update(array.reshape(-1).view(np.uint8))
+            digest.update(array.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
-    def take(self, classes: Sequence[int]) -> "ClassArrays":
+    def take(self, classes: Sequence[int] | np.ndarray) -> "ClassArrays":
         """The same examples, restricted to the given classes, in the given order."""
-        classes = np.asarray(classes, dtype=np.int32)
+        chosen = np.asarray(classes, dtype=np.int32)
         return ClassArrays(
             self.inputs,
-            self.rows[classes],
-            self.counts[classes],
-            tuple(self.names[c] for c in classes),
+            self.rows[chosen],
+            self.counts[chosen],
+            tuple(self.names[c] for c in chosen),
         )
 
 
 def from_arrays(
-    inputs: np.ndarray, labels: np.ndarray, names: Sequence[str] | None = None
+    inputs: np.ndarray,
+    labels: np.ndarray | Sequence[int] | Sequence[str],
+    names: Sequence[str] | None = None,
 ) -> ClassArrays:
     """Groups labelled examples by class.
 
@@ -94,7 +96,7 @@ def from_arrays(
     inputs = _as_pixels(_as_inputs(inputs))
     if names is None:
         values, labels = np.unique(labels, return_inverse=True)
-        names = values.tolist()
+        names = [*values.tolist()]
     names = _as_names(names)
     counts = _counts(labels, names)
     by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])

@@ -87,15 +87,15 @@ class FewShot:
                 f"class; class {data.names[smallest]!r} has {data.counts[smallest]}."
             )
         if self.groups is not None:
-            self._check_groups()
+            self._check_groups(self.groups)
 
-    def _check_groups(self):
-        if len(self.groups) != self.data.num_classes or not self.permute_labels:
+    def _check_groups(self, groups: tuple):
+        if len(groups) != self.data.num_classes or not self.permute_labels:
             raise ValueError(
                 f"groups must have one label for each of {self.data.num_classes} "
-                f"classes, and permute_labels be True: got {len(self.groups)} labels."
+                f"classes, and permute_labels be True: got {len(groups)} labels."
             )
-        sizes = collections.Counter(self.groups)
+        sizes = collections.Counter(groups)
         if max(sizes.values()) < self.ways:
             found = ", ".join(
                 f"{group} {size}" for group, size in sizes.most_common(10)

@@ -60,7 +60,7 @@ class FromHost:
         seeds, shapes = jax.random.key_data(key), _shapes(self.make)
         return jax.pure_callback(self._many, shapes, seeds, vmap_method="expand_dims")
 
-    def _many(self, seeds: jax.Array) -> Task:
+    def _many(self, seeds: jax.Array | np.ndarray) -> Task:
         """One task a seed, `[..., words]`; the leaves have the leading axes, too."""
         seeds = np.asarray(seeds)
         each = seeds.reshape(-1, seeds.shape[-1])

@@ -193,9 +193,12 @@ def _without_tensorflow(dataset: Dataset) -> type:
 
     tfds.disable_progress_bar()
     module, name = dataset.builder.split(":")
-    catalogue = getattr(importlib.import_module(module), name)
+    catalogue: Any = getattr(importlib.import_module(module), name)
 
-    class Builder(catalogue, skip_registration=True):
+    class Builder(  # pyright: ignore[reportGeneralTypeIssues]
+        catalogue,
+        skip_registration=True,  # pyright: ignore[reportCallIssue]
+    ):
         VERSION = tfds.core.Version(dataset.version)
         url_infos = catalogue.url_infos
 
@@ -279,7 +282,8 @@ def _read(
         for feature in records[0]:
             values = np.stack([record[feature] for record in records])
             arrays[f"{info.name}/{feature}"] = values
-    for feature, kind in builder.info.features.items():
+    features: Any = builder.info.features
+    for feature, kind in features.items():
         if isinstance(kind, tfds.features.ClassLabel) and kind.names:
             arrays[f"names/{feature}"] = np.array(kind.names)
     for feature, digest in dataset.digests.items():
@@ -313,9 +317,9 @@ def _check_features(path: Path) -> None:
 
 def _records(builder, info, decode: Callable[[Record], Record]) -> Iterator[Record]:
     """All records of a split, shard by shard, so that a fault names its file."""
-    from array_record.python import array_record_module
     import tensorflow_datasets as tfds
 
+    reading = importlib.import_module("array_record.python.array_record_module")
     # TFDS would decode a one-bit image to 0 and 1, or to 0 and 255 if it finds OpenCV.
     undecoded = {
         feature: tfds.decode.SkipDecoding()
@@ -325,7 +329,7 @@ def _records(builder, info, decode: Callable[[Record], Record]) -> Iterator[Reco
     for shard, count in enumerate(info.shard_lengths):
         path = info.filepaths[shard]
         try:
-            held = array_record_module.ArrayRecordReader(os.fspath(path)).num_records()
+            held = reading.ArrayRecordReader(os.fspath(path)).num_records()
             source = builder.as_data_source(
                 f"{info.name}[{shard}shard]", decoders=undecoded
             )

@@ -18,7 +18,7 @@ class Past(NamedTuple):
     """What is kept of the places before."""
 
     kept: PyTree  # Of each layer, `[length, ...]`.
-    count: jax.Array  # How many places there were, int32.
+    num_places: jax.Array  # How many places there were, int32.
 
 
 class Attentive(nn.Module):
@@ -40,14 +40,14 @@ class Attentive(nn.Module):
         return [(jnp.zeros(shape), jnp.zeros(shape)) for _ in range(self.layers)]
 
     def step(self, past: Past, inputs: jax.Array) -> tuple[Past, jax.Array]:
-        token = self.inputs(inputs) + self.positions(past.count)
+        token = self.inputs(inputs) + self.positions(past.num_places)
         hidden, layers = token[None], []
-        before = jnp.arange(self.length) < past.count
+        before = jnp.arange(self.length) < past.num_places
         allowed = jnp.append(before, True)[None, None]
         for block, kept in zip(self.block, past.kept):
             hidden, own = block.attend(hidden, allowed, kept)
-            layers.append(_keep(kept, own, past.count))
-        return Past(layers, past.count + 1), self.norm(hidden[0])
+            layers.append(_keep(kept, own, past.num_places))
+        return Past(layers, past.num_places + 1), self.norm(hidden[0])
 
     def along(self, inputs: jax.Array, allowed: jax.Array, places: jax.Array):
         hidden = self.inputs(inputs) + self.positions(places)
@@ -86,19 +86,19 @@ class Snail(nn.Module):
     def step(self, past: Past, inputs: jax.Array) -> tuple[Past, jax.Array]:
         hidden, layers = self.inputs(inputs)[None], []
         remaining = iter(past.kept)
-        before = jnp.arange(self.length) <= past.count
+        before = jnp.arange(self.length) <= past.num_places
         for convolutions, attend in zip(self.convolve, self.attend):
             for convolve in convolutions:
-                kept, ago = next(remaining), past.count - convolve.dilation
+                kept, ago = next(remaining), past.num_places - convolve.dilation
                 pair = jnp.concatenate([kept[jnp.maximum(ago, 0)][None], hidden])
-                layers.append(_keep(kept, hidden, past.count))
+                layers.append(_keep(kept, hidden, past.num_places))
                 real = jnp.stack([ago >= 0, jnp.bool_(True)])
                 hidden = convolve(pair, np.array([0, convolve.dilation]), real)[1:]
             own = attend.keys_and_values(hidden)
-            kept = _keep(next(remaining), own, past.count)
+            kept = _keep(next(remaining), own, past.num_places)
             layers.append(kept)
             hidden = attend.read(hidden, kept, before[None])
-        return Past(layers, past.count + 1), hidden[0]
+        return Past(layers, past.num_places + 1), hidden[0]
 
     def along(self, inputs: jax.Array, allowed: jax.Array, places: jax.Array):
         hidden = self.inputs(inputs)
@@ -189,7 +189,7 @@ def _remembering_places(module: nn.Module) -> Recurrent:
     def step(params: Params, past: Past, inputs: jax.Array):
         return module.apply({"params": params}, past, inputs, method="step")
 
-    def apply(params: Params, inputs: jax.Array, begins: jax.Array) -> jax.Array:
+    def apply(params: Params, inputs: jax.Array, begins: jax.Array) -> PyTree:
         index = jnp.arange(len(begins))
         first = jax.lax.cummax(jnp.where(begins, index, 0))  # Of each one's sequence.
         allowed = (index[None] <= index[:, None]) & (index[None] >= first[:, None])

@@ -18,6 +18,7 @@ is ever transposed.
 from functools import partial
 
 import jax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def matmul(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
       `[rows, columns]`.
     """
     dtype = jnp.result_type(lhs, rhs)
-    precision = jax.config.jax_default_matmul_precision
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return _bind("nn", precision, lhs.astype(dtype), rhs.astype(dtype))
 
 
@@ -94,7 +95,7 @@ def _shape(lhs, rhs, *, form, precision):
     product = jax.eval_shape(
         partial(_multiply, form=form, precision=precision), lhs, rhs
     )
-    return jax.core.ShapedArray(product.shape, product.dtype)
+    return ShapedArray(product.shape, product.dtype)
 
 
 def _bind(form, precision, lhs, rhs):

@@ -50,8 +50,8 @@ class ReadQueries(nn.Module):
         memory, hidden = jnp.zeros_like(features), features
         for _ in range(self.steps):
             weights = jax.nn.softmax(hidden @ support.T, where=mask[None])
-            inputs = jnp.concatenate([features, weights @ support], axis=1)
-            (memory, hidden), _ = cell((memory, hidden), inputs)
+            both = jnp.concatenate([features, weights @ support], axis=1)
+            (memory, hidden), _ = cell((memory, hidden), both)
             hidden = hidden + features
         return hidden
 

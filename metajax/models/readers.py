@@ -247,7 +247,7 @@ def from_reader(module: nn.Module) -> Model:
         memory = module.apply({"params": params}, *_examples(inputs), method="read")
         return Calibrated(params, memory)
 
-    def apply(params: Params | Calibrated, inputs: PyTree) -> jax.Array:
+    def apply(params: Params | Calibrated, inputs: PyTree) -> PyTree:
         if not isinstance(params, Calibrated):
             if not hasattr(module, "answer_each"):
                 raise ValueError(

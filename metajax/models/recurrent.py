@@ -12,7 +12,7 @@ from metajax.base import Key, Params, PyTree, Recurrent
 def scanned(
     start: Callable[[Params], PyTree],
     step: Callable[[Params, PyTree, PyTree], tuple[PyTree, PyTree]],
-) -> Recurrent:
+) -> Callable[[Params, PyTree, jax.Array], PyTree]:
     """The `apply` of a recurrent model by its `step`, one place after another.
 
     Args:
@@ -80,7 +80,7 @@ def gru(width: int) -> Recurrent:
         del params
         return jnp.zeros(width)
 
-    def step(params: Params, memory: jax.Array, inputs: jax.Array):
+    def step(params: Params, memory: PyTree, inputs: jax.Array):
         memory = cell.apply({"params": params}, memory, inputs)
         return memory, memory
 

@@ -50,8 +50,9 @@ class Attend(nn.Module):
 
     def read(self, hidden: jax.Array, kept, allowed: jax.Array) -> jax.Array:
         """Reads from the places whose keys and values are kept."""
-        heads = (each[:, None] for each in (self.queries(hidden), *kept))
-        read = attention(*heads, allowed[None])[:, 0]
+        asked = self.queries(hidden)
+        queries, keys, values = (each[:, None] for each in (asked, *kept))
+        read = attention(queries, keys, values, allowed[None])[:, 0]
         return jnp.concatenate([hidden, read], axis=1)
 
 

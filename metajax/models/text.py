@@ -1,6 +1,7 @@
 """Encoders of token ids `[examples, length]`, in which id 0 is padding."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -163,7 +164,8 @@ def text_cnn(
     Source:
       Kim 2014 (arXiv 1408.5882), section 2, with one width of kernel.
     """
-    sizes = dict(vocabulary=vocabulary, outputs=outputs, width=width, layers=layers)
+    sizes: dict[str, Any] = dict(vocabulary=vocabulary, outputs=outputs)
+    sizes |= dict(width=width, layers=layers)
     _check_positive("text_cnn", **sizes)
     return from_linen(TextCNN(**sizes))
 
@@ -236,8 +238,8 @@ def text_transformer(
       Vaswani et al. 2017 (arXiv 1706.03762), the encoder; the mean of all places stands
       for the text.
     """
-    sizes = dict(vocabulary=vocabulary, outputs=outputs, width=width, layers=layers)
-    sizes |= dict(heads=heads, length=length)
+    sizes: dict[str, Any] = dict(vocabulary=vocabulary, outputs=outputs, width=width)
+    sizes |= dict(layers=layers, heads=heads, length=length)
     _check_positive("text_transformer", **sizes)
     if width % heads:
         raise ValueError(

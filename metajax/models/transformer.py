@@ -95,14 +95,14 @@ class Block(nn.Module):
         width = inputs.shape[-1]
         projected = nn.Dense(3 * width, name="projections")(nn.LayerNorm()(inputs))
         heads = projected.reshape(*inputs.shape[:-1], 3 * self.heads, -1)
-        queries, *own = jnp.split(heads, 3, axis=-2)
-        seen = own
+        queries, keys, values = jnp.split(heads, 3, axis=-2)
+        own = keys, values
         if memory is not None:
-            seen = [jnp.concatenate(pair, axis=-3) for pair in zip(memory, own)]
-        attended = attention(queries, *seen, allowed)
+            keys, values = (jnp.concatenate(pair, axis=-3) for pair in zip(memory, own))
+        attended = attention(queries, keys, values, allowed)
         hidden = inputs + nn.Dense(width, name="mix")(attended.reshape(inputs.shape))
         expanded = nn.gelu(nn.Dense(4 * width, name="expand")(nn.LayerNorm()(hidden)))
-        return hidden + nn.Dense(width, name="contract")(expanded), tuple(own)
+        return hidden + nn.Dense(width, name="contract")(expanded), own
 
 
 class Blocks(nn.Module):

@@ -5,7 +5,16 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Batch, Key, MetaLearner, MetaParams, Metrics, Objective, Params
+from metajax.base import (
+    Batch,
+    Key,
+    MetaLearner,
+    MetaParams,
+    Metrics,
+    Objective,
+    Params,
+    without_padding,
+)
 from metajax.rl.acting import Collect
 from metajax.rl.base import EnvParams
 
@@ -24,7 +33,7 @@ def returns_by_episode(collect: Collect, num_episodes: int) -> Objective:
 
     def objective(key: Key, params: Params, task: EnvParams):
         batch = collect(key, params, task)
-        rewards = jnp.where(batch.mask, batch.targets.reward, 0)
+        rewards = without_padding(batch.targets.reward, batch.mask)
         each = (
             jnp.zeros(num_episodes).at[batch.targets.episode].add(rewards, mode="drop")
         )

@@ -54,8 +54,9 @@ def split_rules(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     order = random.permutation(256)
     order = order[np.argsort(all_rules()[order].sum(axis=1), kind="stable")]
     groups = np.stack([random.permutation(group) for group in order.reshape(8, 32)])
-    train, validation, test = np.split(groups, [22, 25], axis=1)
-    return tuple(all_rules()[part.ravel()] for part in (train, validation, test))
+    parts = np.split(groups, [22, 25], axis=1)
+    train, validation, test = (all_rules()[part.ravel()] for part in parts)
+    return train, validation, test
 
 
 def tic_tac_toe(rules: np.ndarray | None = None) -> Environment:
@@ -86,10 +87,10 @@ def tic_tac_toe(rules: np.ndarray | None = None) -> Environment:
       A family of our own, whose optima are known: see `metajax.rl.exact`. The rule without
       a line, which is among the 256, is always a draw.
     """
-    rules = jnp.asarray(_checked(all_rules() if rules is None else rules))
+    possible = jnp.asarray(_checked(all_rules() if rules is None else rules))
 
     def sample(key: Key):
-        return rules[jax.random.randint(key, (), 0, len(rules))]
+        return possible[jax.random.randint(key, (), 0, len(possible))]
 
     def shown(board, reward, done):
         return TimeStep(board, reward, done, legal=board.sum(axis=-1) == 0)
