@@ -51,8 +51,7 @@ def export(
       >>> task = adapt.call(inputs, labels)  # doctest: +SKIP
       >>> probabilities = predict.call(task, queries)  # doctest: +SKIP
     """
-    ways = ways or run.ways
-    _check(run, shots, ways)
+    ways = _checked(run, shots, ways or run.ways)
     examples = shots * ways if run.classifies else shots
     programs = _programs(run, examples, ways)
     card = {
@@ -71,7 +70,7 @@ def export(
             archive.writestr(name, program)
 
 
-def _check(run: Learned, shots: int, ways: int | None) -> None:
+def _checked(run: Learned, shots: int, ways: int | None) -> int:
     if not ways:
         raise ValueError("This learner takes any number of classes: say how many ways.")
     if shots < 1 or (run.classifies and ways < 2):
@@ -83,6 +82,7 @@ def _check(run: Learned, shots: int, ways: int | None) -> None:
             f"This learner was trained for {run.ways} ways: export it for as many or "
             f"fewer, not {ways}."
         )
+    return ways
 
 
 def _programs(run: Learned, examples: int, ways: int) -> dict[str, bytes]:
@@ -131,7 +131,7 @@ def _programs(run: Learned, examples: int, ways: int) -> dict[str, bytes]:
 def _program(function: Callable, *arguments: PyTree) -> bytes:
     try:
         make = jax_export.export(jax.jit(function), platforms=PLATFORMS)
-        return make(*arguments).serialize()
+        return bytes(make(*arguments).serialize())
     except (NotImplementedError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"This learner cannot be exported: {reason}") from error

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Adapted, Batch, Masked, MetaLearner, MetaParams, Model, PyTree
@@ -126,12 +127,12 @@ class Learned:
         Raises:
           ValueError: if they do not fit each other or the learner; it says which.
         """
-        inputs = self.read(inputs)
-        classes, targets = self._encode((), targets)
+        examples = self.read(inputs)
+        classes, numbers = self._encode((), targets)
         ways = self._ways(len(classes), max_classes)
-        if max_examples is not None and max_examples < len(inputs):
+        if max_examples is not None and max_examples < len(examples):
             raise ValueError(
-                f"max_examples is {max_examples}, but there are {len(inputs)} already."
+                f"max_examples is {max_examples}, but there are {len(examples)} already."
             )
         if self.transductive:
             logging.log_first_n(
@@ -141,7 +142,7 @@ class Learned:
                 "support for inputs by themselves.",
                 1,
             )
-        return self._adapt(inputs, targets, classes, ways, max_examples)
+        return self._adapt(examples, numbers, classes, ways, max_examples)
 
     def add(
         self, task: AdaptedTask, inputs: Sequence[Any], targets: Sequence[Any]
@@ -161,21 +162,22 @@ class Learned:
         Raises:
           ValueError: as `adapt`; of a class too many for the learner.
         """
-        inputs = self.read(inputs)
-        classes, targets = self._encode(task.classes, targets)
+        examples = self.read(inputs)
+        classes, numbers = self._encode(task.classes, targets)
         ways = task.ways
         if len(classes) > ways:
             ways = self._ways(len(classes), max(2 * ways, len(classes)))
         real, room = task.num_examples, len(task.support.targets)
-        before = [array[:real] for array in task.support[:2]]
-        if inputs.dtype != before[0].dtype:  # Pixels of uint8, and from 0 to 1.
-            before[0], inputs = (np.asarray(scaled(x)) for x in (before[0], inputs))
-        inputs, targets = map(
-            np.concatenate, zip(before, (inputs, targets), strict=True)
-        )
-        if len(inputs) > room:
-            room = max(2 * room, len(inputs))
-        return self._adapt(inputs, targets, classes, ways, room)
+        before, targets_before = (x[:real] for x in (task.support[:2]))
+        if examples.dtype != before.dtype:  # Pixels of uint8, and from 0 to 1.
+            before, examples = (
+                np.asarray(scaled(jnp.asarray(x))) for x in (before, examples)
+            )
+        examples = np.concatenate([before, examples])
+        if len(examples) > room:
+            room = max(2 * room, len(examples))
+        numbers = np.concatenate([targets_before, numbers])
+        return self._adapt(examples, numbers, classes, ways, room)
 
     def predict(self, task: AdaptedTask, inputs: Sequence[Any]) -> Predictions:
         """Predicts the classes, or values, of further inputs of a task.
@@ -190,13 +192,13 @@ class Learned:
         Raises:
           ValueError: if the inputs do not fit, or if adaptation has diverged.
         """
-        inputs = self.read(inputs)
+        queries = self.read(inputs)
         learner = self.learner(task.ways)
-        at_once = len(inputs) if self.transductive else _QUERIES
+        at_once = len(queries) if self.transductive else _QUERIES
         outputs = np.concatenate(
             [
-                _predictions(learner, self.meta, task.adapted, inputs[i : i + at_once])
-                for i in range(0, len(inputs), at_once)
+                _predictions(learner, self.meta, task.adapted, queries[i : i + at_once])
+                for i in range(0, len(queries), at_once)
             ]
         )
         if not self.classifies:
@@ -205,7 +207,7 @@ class Learned:
         probabilities = np.asarray(self.probabilities(logits))
         return Predictions(logits, probabilities, task.classes)
 
-    def probabilities(self, logits: jax.Array) -> jax.Array:
+    def probabilities(self, logits: jax.Array | np.ndarray) -> jax.Array:
         """Those of logits `[examples, classes]`, calibrated if a temperature is known."""
         return jax.nn.softmax(logits / (self.temperature or 1.0))
 
@@ -222,7 +224,7 @@ class Learned:
         adapted = _adapt(learner, jax.random.key(0), self.meta, support)
         return AdaptedTask(adapted, classes, support, ways)
 
-    def _encode(self, classes: tuple, targets: Sequence[Any]):
+    def _encode(self, classes: tuple[Label, ...], targets: Sequence[Any]):
         """The classes there are, with new ones after the others; targets as numbers."""
         if not self.classifies:
             values = as_numbers(targets, "Targets").astype(np.float32)
@@ -247,10 +249,10 @@ class Learned:
                 )
         elif {type(label) for label in classes} - {type(label) for label in labels}:
             raise ValueError("Labels must be all integers or all strings.")
-        classes = (*classes, *(x for x in dict.fromkeys(labels) if x not in classes))
+        classes = tuple(dict.fromkeys([*classes, *labels]))
         if len(classes) < 2:
             raise ValueError(
-                f"All examples are of class {classes[0]!r}: give examples of two at least."
+                f"All examples are of class {labels[0]!r}: give examples of two at least."
             )
         places = {label: place for place, label in enumerate(classes)}
         return classes, np.array([places[label] for label in labels], np.int32)
@@ -276,7 +278,7 @@ def _predict(learner: MetaLearner, meta: MetaParams, adapted: Adapted, inputs: M
 def _predictions(learner, meta, adapted, inputs: np.ndarray) -> np.ndarray:
     """Outputs of a batch, which is padded to a power of two, so that few sizes compile."""
     size = 1 << (len(inputs) - 1).bit_length()
-    shown = Masked(_filled(inputs, size), np.arange(size) < len(inputs))
+    shown = Masked(_filled(inputs, size), jnp.arange(size) < len(inputs))
     return np.asarray(_predict(learner, meta, adapted, shown))[: len(inputs)]
 
 

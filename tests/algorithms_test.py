@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.examples.own_learner import proto_maml
 import metajax as mj
 from metajax import checkpoints, losses
 from metajax.streams import draw_tasks
@@ -55,6 +56,7 @@ LEARNERS = {
     "hypernetwork": lambda steps: mj.hypernetwork(MODEL, EMBEDDING, GENERATOR, WAYS),
     "in_context": lambda steps: mj.in_context(EMBEDDING, READER),
     "baseline": lambda steps: mj.baseline(EMBEDDING, LOSS, SGD, steps, ways=WAYS),
+    "proto_maml": lambda steps: proto_maml(EMBEDDING, LOSS, SGD, steps, WAYS),
 }
 STEPLESS = {
     "protonet",

@@ -82,6 +82,8 @@ def test_recipes_are_not_jitted(name):
         "metajax/training.py",
         "metajax/evaluation.py",
         "metajax/hypergrad.py",
+        "metajax/using.py",
+        "metajax/exporting.py",
         "metajax/data/glyphs.py",
         "metajax/adjoints/updates.py",  # Its check of the optimizer, while tracing.
     )

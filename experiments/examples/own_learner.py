@@ -49,11 +49,11 @@ def proto_maml(model, loss, optimizer, num_steps, ways):
     return mj.MetaLearner(model.init, adapt, predict)
 
 
-def main(num_steps=300, num_classes=1000):
+def main(num_steps=300, num_classes=1000, num_test_tasks=600):
     train = mj.data.FewShot(mj.data.glyphs("train", num_classes=num_classes), 5, 1, 5)
     test = mj.data.FewShot(mj.data.glyphs("test", num_classes=num_classes), 5, 1, 5)
     model, loss = mj.models.mlp([64], 32), mj.losses.cross_entropy
-    print("learner      accuracy on 600 tasks of unseen classes")
+    print("learner      accuracy on tasks of unseen classes")
     for name, learner in {
         "proto_maml": proto_maml(model, loss, optax.sgd(0.01), 3, ways=5),
         "protonet": mj.protonet(model, 5),
@@ -65,7 +65,9 @@ def main(num_steps=300, num_classes=1000):
         state = mj.init_state(jax.random.key(0), learner, optimizer, train)
         state, _ = mj.train(step, state, train, num_tasks=16, num_steps=num_steps)
         key = jax.random.key(1)
-        found = mj.evaluate(objective, state.meta, test, key=key, num_tasks=600)
+        found = mj.evaluate(
+            objective, state.meta, test, key=key, num_tasks=num_test_tasks
+        )
         mean, interval = mj.mean_and_interval(found.values["accuracy"])
         print(f"{name:12s} {100 * mean:.1f} +- {100 * interval:.1f}%")
 

@@ -20,8 +20,8 @@ import metajax as mj
 def run(workdir, num_steps, more):
     command = [sys.executable, "-m", "experiments.few_shot", f"--workdir={workdir}"]
     command += ["--data=glyphs", "--learner=protonet", "--hidden=64", "--queries=5"]
-    command += ["--outer_rate=1e-3", f"--num_steps={num_steps}", "--calibrate", *more]
-    subprocess.run([*command, "--eval_every_steps=50"], check=True)
+    command += ["--outer_rate=1e-3", f"--num_steps={num_steps}", "--calibrate"]
+    subprocess.run([*command, "--eval_every_steps=50", *more], check=True)
 
 
 def main(directory, num_steps=200, more=()):

@@ -92,7 +92,7 @@ def read_image(
     """
     is_open = isinstance(file, Image.Image)
     if not is_open:
-        check_regular(file)
+        check_regular(os.fspath(file))
     try:
         with contextlib.nullcontext(file) if is_open else open_image(file) as image:
             # TIFF's own: bits, and whether 0 is white. A transposed image lacks them.

@@ -147,7 +147,7 @@ def array_reader(shape: tuple[int, ...], dtype: Any) -> Read:
     return read
 
 
-def _several(examples: Any, what: str) -> Sequence[Any]:
+def _several(examples: Any, what: str) -> Any:
     """A list or an array of at least one example, not one alone."""
     is_array = isinstance(examples, np.ndarray | jax.Array) and examples.ndim > 0
     if not is_array and not isinstance(examples, list | tuple):

@@ -1,0 +1,109 @@
+"""The examples run, at a smaller size, and end in the table or picture they promise."""
+
+import functools
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from experiments.examples import (
+    frozen_backbone,
+    own_bilevel,
+    own_images,
+    own_learner,
+    own_model,
+    own_texts,
+    resumed_and_exported,
+    seeds_compared,
+)
+import metajax as mj
+
+QUICK = ["--num_steps=2", "--num_tasks=2", "--num_validation_tasks=3"]
+QUICK += ["--num_test_tasks=4", "--platform=cpu"]
+
+
+def lines(capsys, start):
+    """What was printed from a line on that begins so."""
+    printed = capsys.readouterr().out.splitlines()
+    first = next(i for i, line in enumerate(printed) if line.startswith(start))
+    return printed[first:]
+
+
+def test_own_images(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for label in range(10):
+        folder = tmp_path / "images" / f"kind{label}"
+        folder.mkdir(parents=True)
+        pattern = random.integers(0, 200, (8, 8, 3))
+        for index in range(5):
+            noisy = (pattern + random.integers(0, 50, pattern.shape)).astype(np.uint8)
+            Image.fromarray(noisy).save(folder / f"{index}.png")
+    picture = tmp_path / "out.png"
+    own_images.main(tmp_path / "images", picture, size=8, num_steps=5)
+    assert len(lines(capsys, "step 1:")) == 6
+    assert min(Image.open(picture).size) > 100
+
+
+def test_own_texts(tmp_path, capsys):
+    file = tmp_path / "texts.csv"
+    rows = [
+        f"word{label} and some more of {i},{label}"
+        for label in range(10)
+        for i in "abcd"
+    ]
+    file.write_text("\n".join(["text,label", *rows]))
+    own_texts.main(file, num_steps=2, num_tasks=20)
+    table = lines(capsys, "tf-idf")
+    assert len(table) == 3 and "task by task" in table[2]
+
+
+def test_own_learner(capsys):
+    own_learner.main(num_steps=2, num_classes=20, num_test_tasks=20)
+    assert len(lines(capsys, "learner")) == 4  # The laws hold it to more.
+
+
+def test_own_model(capsys):
+    own_model.main(num_steps=2, num_tasks=10)
+    table = lines(capsys, "model")
+    assert len(table) == 4 and " 121 " in table[1]
+
+
+def test_frozen_backbone(capsys):
+    frozen_backbone.main(num_steps=2, num_classes=20, num_test_tasks=20)
+    assert len(lines(capsys, "learner")) == 4
+
+
+def test_own_bilevel(tmp_path, capsys):
+    own_bilevel.main(tmp_path / "out.png", num_steps=20)
+    (line,) = lines(capsys, "error on unseen")
+    before, after = (float(word.rstrip(",")) for word in line.split() if "." in word)
+    assert after < before
+    assert min(Image.open(tmp_path / "out.png").size) > 100
+
+
+@pytest.fixture
+def runs_here(run, monkeypatch):
+    """Makes the runs of an example in this process, of few characters."""
+
+    def here(command, check):
+        code, _, errors = run(*command[3:])
+        assert check and code == 0, errors
+
+    for example in (seeds_compared, resumed_and_exported):
+        monkeypatch.setattr(example, "subprocess", SimpleNamespace(run=here))
+    few = functools.cache(functools.partial(mj.data.glyphs, num_classes=20))
+    monkeypatch.setattr(mj.data, "glyphs", lambda split, **_: few(split))
+
+
+def test_seeds_compared(runs_here, tmp_path, capsys):
+    seeds_compared.main(tmp_path, num_seeds=2, more=QUICK)
+    table = lines(capsys, "inner steps   maml")
+    assert len(table) == 5 and all("+-" in line for line in table[1:])
+
+
+def test_resumed_and_exported(runs_here, tmp_path, capsys):
+    more = [*QUICK[1:], "--eval_every_steps=2"]
+    resumed_and_exported.main(tmp_path, num_steps=4, more=more)
+    found = lines(capsys, "the same parameters")
+    assert found[0].endswith("True") and float(found[2].split()[-1]) < 1e-4
