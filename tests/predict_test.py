@@ -1,6 +1,7 @@
 """Finished runs are loaded, and used on folders, files and arrays of one's own."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from experiments import export, predict, running
 import metajax as mj
 
+ROOT = Path(__file__).parents[1]
 SHORT = [
     "--num_steps=2",
     "--eval_every_steps=2",
@@ -226,3 +228,23 @@ def test_a_run_of_sinusoids_and_one_of_another_version(run, tmp_path):
     with pytest.raises(ValueError, match="no_such_flag.*this version"):
         mj.load(workdir)
     assert used.predict(task, inputs).outputs.shape == (5, 1)  # It is a value.
+
+
+def test_the_lines_that_the_pages_show_run(finished, own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = sorted((own / "images").glob("*/*.png"))
+    for image, name in zip((images[0], images[4], images[1]), "abx"):
+        shutil.copy(image, f"{name}.png")
+    names = {
+        "mj": mj,
+        "inputs": images[:8],
+        "labels": ["cat"] * 4 + ["dog"] * 4,
+        "more_inputs": [Image.open(images[8])],
+        "more_labels": ["eel"],
+        "queries": images[8:10],
+    }
+    for page in ("README.md", "experiments/README.md"):
+        text = (ROOT / page).read_text()
+        (lines,) = re.findall(r"```python\n(run = mj\.load.*?)```", text, re.DOTALL)
+        exec(lines.replace("runs/mine", str(finished("images"))), names)
+        assert names["found"].labels == {"README.md": ["cat"]}.get(page, ["eel", "eel"])
