@@ -1,6 +1,7 @@
 """Finished runs are loaded, and used on folders, files and arrays of one's own."""
 
 import json
+from pathlib import Path
 import re
 import shutil
 
