@@ -5,6 +5,7 @@ from pathlib import Path
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 
@@ -69,6 +70,13 @@ def test_what_is_imported_is_what_was_installed(installed):
     for name in ("metajax", "experiments"):
         path = Path(installed("python", "-c", code.format(name)).strip())
         assert "site-packages" in path.parts and not path.is_relative_to(ROOT)
+
+
+def test_every_command_helps(installed):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert len(project["scripts"]) >= 4
+    for program in project["scripts"]:
+        assert "--workdir" in installed(program, "--help")
 
 
 @pytest.mark.parametrize(
