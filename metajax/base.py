@@ -193,6 +193,19 @@ class Objective(Protocol):
     ) -> tuple[jax.Array, Metrics]: ...
 
 
+class Carrying(NamedTuple):
+    """An estimator with a memory, which sees the tasks of its steps through windows.
+
+    Attributes:
+      begin: `(key, meta, tasks) -> carried`, before the first step.
+      estimate: `(key, meta, tasks, carried) -> (((loss, metrics), gradient), carried)`;
+        tasks are those that begin if others have come to their end.
+    """
+
+    begin: Callable[[Key, MetaParams, PyTree], PyTree]
+    estimate: Callable[[Key, MetaParams, PyTree, PyTree], tuple[PyTree, PyTree]]
+
+
 class Estimator(Protocol):
     """Estimates the meta-gradient from many tasks: leaves of `tasks` are [tasks, ...]."""
 

@@ -12,6 +12,7 @@ import optax
 
 from metajax import contracts
 from metajax.base import (
+    Carrying,
     Key,
     MetaLearner,
     MetaParams,
@@ -21,9 +22,10 @@ from metajax.base import (
     Task,
 )
 from metajax.steps import TrainState, TrainStep
-from metajax.streams import as_pytree, step_tasks, threefry
+from metajax.streams import as_pytree, step_keys, step_tasks, threefry
 from metajax.tracing import trace_once
 
+_NO_STEP = np.uint32(2**32 - 1)  # No step has this number: of tasks before the first.
 _DRAWN_BYTES = 1 << 20  # Of tasks that wait for their step.
 
 
@@ -71,7 +73,13 @@ def _init_state(learner, optimizer, key, sampler) -> TrainState:
 
 
 def begin(
-    key: Key, meta: MetaParams, optimizer: optax.GradientTransformation
+    key: Key,
+    meta: MetaParams,
+    optimizer: optax.GradientTransformation,
+    *,
+    carrying: Carrying | None = None,
+    sampler: Sampler | None = None,
+    num_tasks: int = 0,
 ) -> TrainState:
     """The state before the first outer step, of meta-parameters that are there.
 
@@ -79,11 +87,19 @@ def begin(
       key: fixes the stream of tasks.
       meta: the meta-parameters.
       optimizer: the outer optimizer.
+      carrying: the estimator, if it has a memory,
+      sampler: and what draws the tasks that it begins with,
+      num_tasks: tasks an outer step.
 
     Returns:
       A state at step 0.
     """
     state = TrainState(jnp.int32(0), key, meta, optimizer.init(meta))
+    if carrying is not None:
+        contracts.check_sampler(sampler)
+        _, begin_key = step_keys(key, _NO_STEP)
+        tasks = step_tasks(key, _NO_STEP, sampler, num_tasks)
+        state = state._replace(carried=carrying.begin(begin_key, meta, tasks))
     # Training gives these buffers up, so that each must be its own and nobody else's.
     return jax.tree.map(jnp.copy, state)
 
