@@ -114,6 +114,19 @@ class Recurrent(NamedTuple):
     apply: Callable[[Params, PyTree, jax.Array], PyTree]
 
 
+class Rule(NamedTuple):
+    """A learned update rule: meta-parameters that make an optimizer.
+
+    Attributes:
+      init: `key -> meta`, the meta-parameters to start from.
+      optimizer: `meta -> optimizer`, an optax transformation, whose updates must be given
+        the params and are smooth in `meta`.
+    """
+
+    init: Callable[[Key], MetaParams]
+    optimizer: Callable[[MetaParams], optax.GradientTransformation]
+
+
 class MetaLearner(NamedTuple):
     """A way to learn from one task, as three pure functions.
 

@@ -25,7 +25,6 @@ from metajax.steps import TrainState, TrainStep
 from metajax.streams import as_pytree, step_keys, step_tasks, threefry
 from metajax.tracing import trace_once
 
-_NO_STEP = np.uint32(2**32 - 1)  # No step has this number: of tasks before the first.
 _DRAWN_BYTES = 1 << 20  # Of tasks that wait for their step.
 
 
@@ -76,10 +75,7 @@ def begin(
     key: Key,
     meta: MetaParams,
     optimizer: optax.GradientTransformation,
-    *,
-    carrying: Carrying | None = None,
-    sampler: Sampler | None = None,
-    num_tasks: int = 0,
+    carried: PyTree = (),
 ) -> TrainState:
     """The state before the first outer step, of meta-parameters that are there.
 
@@ -87,21 +83,40 @@ def begin(
       key: fixes the stream of tasks.
       meta: the meta-parameters.
       optimizer: the outer optimizer.
-      carrying: the estimator, if it has a memory,
-      sampler: and what draws the tasks that it begins with,
-      num_tasks: tasks an outer step.
+      carried: of an estimator with a memory, from `begin_carrying`.
 
     Returns:
       A state at step 0.
     """
-    state = TrainState(jnp.int32(0), key, meta, optimizer.init(meta))
-    if carrying is not None:
-        contracts.check_sampler(sampler)
-        _, begin_key = step_keys(key, _NO_STEP)
-        tasks = step_tasks(key, _NO_STEP, sampler, num_tasks)
-        state = state._replace(carried=carrying.begin(begin_key, meta, tasks))
+    state = TrainState(jnp.int32(0), key, meta, optimizer.init(meta), carried=carried)
     # Training gives these buffers up, so that each must be its own and nobody else's.
     return jax.tree.map(jnp.copy, state)
+
+
+def begin_carrying(
+    key: Key, carrying: Carrying, meta: MetaParams, sampler: Sampler, num_tasks: int
+) -> PyTree:
+    """What an estimator with a memory carries before the first outer step.
+
+    Args:
+      key: fixes the stream of tasks; that of `begin`.
+      carrying: the estimator.
+      meta: the meta-parameters.
+      sampler: draws one task from a key.
+      num_tasks: tasks an outer step.
+
+    Returns:
+      What `begin` puts into the state.
+
+    Example:
+      >>> carried = begin_carrying(key, meta_grad, meta, sampler, 8)  # doctest: +SKIP
+      >>> state = begin(key, meta, optimizer, carried)  # doctest: +SKIP
+    """
+    contracts.check_sampler(sampler)
+    before = jnp.uint32(2**32 - 1)  # No step has this number.
+    _, begin_key = step_keys(key, before)
+    tasks = step_tasks(key, before, sampler, num_tasks)
+    return carrying.begin(begin_key, meta, tasks)
 
 
 def divided(tree: PyTree, mesh: Mesh) -> PyTree:

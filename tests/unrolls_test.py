@@ -142,18 +142,14 @@ def test_influence_balancing_comes_to_a_sixth_below_zero(make, comes_to):
     carrying = make(influence(), window=1, horizon=long)
     optimizer = optax.sgd(1e-4)
     step = mj.train_step(carrying, optimizer)
-    sampler = lambda key: jnp.zeros(())  # noqa: E731
-    state = training.begin(
-        jax.random.key(0),
-        jnp.float32(0.5),
-        optimizer,
-        carrying=carrying,
-        sampler=sampler,
-        num_tasks=300 if comes_to else 50,
-    )
-    state, metrics = mj.train(
-        step, state, sampler, num_tasks=300 if comes_to else 50, num_steps=3000
-    )
+    number, key, meta = 300 if comes_to else 50, jax.random.key(0), jnp.float32(0.5)
+
+    def no_task(key):
+        return jnp.zeros(())
+
+    carried = training.begin_carrying(key, carrying, meta, no_task, number)
+    state = training.begin(key, meta, optimizer, carried)
+    state, metrics = mj.train(step, state, no_task, num_tasks=number, num_steps=3000)
     assert not metrics["begun_anew"].any()
     if comes_to:
         np.testing.assert_allclose(state.meta, comes_to, rtol=0.01)
@@ -224,9 +220,9 @@ def test_training_goes_on_to_the_same_bits_from_a_checkpoint(tmp_path):
     step = mj.train_step(carrying, optimizer)
 
     def begin():
-        meta = jax.tree.map(jnp.asarray, META)
-        more = {"carrying": carrying, "sampler": draw, "num_tasks": 5}
-        return training.begin(jax.random.key(0), meta, optimizer, **more)
+        key, meta = jax.random.key(0), jax.tree.map(jnp.asarray, META)
+        carried = training.begin_carrying(key, carrying, meta, draw, 5)
+        return training.begin(key, meta, optimizer, carried)
 
     at_once, _ = mj.train(step, begin(), draw, num_tasks=5, num_steps=6, at_most=6)
     half, _ = mj.train(step, begin(), draw, num_tasks=5, num_steps=3, at_most=6)
@@ -258,9 +254,12 @@ def test_training_goes_on_to_the_same_bits_from_a_checkpoint(tmp_path):
             "no use for Collected",
         ),
         (
-            lambda: training.begin(
-                *(jax.random.key(0), META, optax.sgd(1.0)),
-                carrying=truncated(linear(), window=1, horizon=2),
+            lambda: training.begin_carrying(
+                jax.random.key(0),
+                truncated(linear(), window=1, horizon=2),
+                META,
+                None,
+                1,
             ),
             "A sampler must be",
         ),
