@@ -113,6 +113,11 @@ def begin_carrying(
       >>> state = begin(key, meta, optimizer, carried)  # doctest: +SKIP
     """
     contracts.check_sampler(sampler)
+    return _begin_carrying(carrying, num_tasks, key, meta, as_pytree(sampler))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _begin_carrying(carrying, num_tasks, key, meta, sampler) -> PyTree:
     before = jnp.uint32(2**32 - 1)  # No step has this number.
     _, begin_key = step_keys(key, before)
     tasks = step_tasks(key, before, sampler, num_tasks)
