@@ -5,7 +5,9 @@ from metajax import data as data
 from metajax import estimators as estimators
 from metajax import losses as losses
 from metajax import models as models
+from metajax import rules as rules
 from metajax import trees as trees
+from metajax import unrolls as unrolls
 from metajax.algorithms import anil as anil
 from metajax.algorithms import anp as anp
 from metajax.algorithms import baseline as baseline
@@ -17,6 +19,7 @@ from metajax.algorithms import fomaml as fomaml
 from metajax.algorithms import hypernetwork as hypernetwork
 from metajax.algorithms import imaml as imaml
 from metajax.algorithms import in_context as in_context
+from metajax.algorithms import learned_rule as learned_rule
 from metajax.algorithms import maml as maml
 from metajax.algorithms import maml_plus_plus as maml_plus_plus
 from metajax.algorithms import matching_net as matching_net

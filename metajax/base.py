@@ -114,6 +114,19 @@ class Recurrent(NamedTuple):
     apply: Callable[[Params, PyTree, jax.Array], PyTree]
 
 
+class Rule(NamedTuple):
+    """A learned update rule: meta-parameters that make an optimizer.
+
+    Attributes:
+      init: `key -> meta`, the meta-parameters to start from.
+      optimizer: `meta -> optimizer`, an optax transformation, whose updates must be given
+        the params and are smooth in `meta`.
+    """
+
+    init: Callable[[Key], MetaParams]
+    optimizer: Callable[[MetaParams], optax.GradientTransformation]
+
+
 class MetaLearner(NamedTuple):
     """A way to learn from one task, as three pure functions.
 
@@ -191,6 +204,19 @@ class Objective(Protocol):
     def __call__(
         self, key: Key, meta: MetaParams, task: Task, /
     ) -> tuple[jax.Array, Metrics]: ...
+
+
+class Carrying(NamedTuple):
+    """An estimator with a memory, which sees the tasks of its steps through windows.
+
+    Attributes:
+      begin: `(key, meta, tasks) -> carried`, before the first step.
+      estimate: `(key, meta, tasks, carried) -> (((loss, metrics), gradient), carried)`;
+        tasks are those that begin if others have come to their end.
+    """
+
+    begin: Callable[[Key, MetaParams, PyTree], PyTree]
+    estimate: Callable[[Key, MetaParams, PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
 class Estimator(Protocol):

@@ -27,6 +27,8 @@ from metajax.base import (
 from metajax.sharing import each_task as each_task
 from metajax.sharing import over_tasks, weighted_sum
 from metajax.sharing import task_mesh as task_mesh
+from metajax.unrolls import persistent as persistent
+from metajax.unrolls import truncated as truncated
 
 _NOISE = 2**32 - 1  # No task has this number.
 

@@ -89,6 +89,8 @@ def each_task(
 # (key, meta, weights, keys, tasks) to ((loss, metrics), gradient), summed over tasks with
 # those weights. The first key is that of the step, the others are of the tasks.
 SumOverTasks = Callable[[Key, MetaParams, jax.Array, Key, Task], PyTree]
+# Likewise, to such a sum and to what each task has of its own, leaves [tasks, ...].
+SumAndEach = Callable[[Key, MetaParams, jax.Array, Key, PyTree], tuple[PyTree, PyTree]]
 
 
 def weighted_sum(weights: jax.Array, each: PyTree) -> PyTree:
@@ -107,18 +109,34 @@ def over_tasks(
     total: SumOverTasks, tasks_per_chunk: int | None, mesh: Mesh | None
 ) -> Estimator:
     """An estimator by its sum over tasks, in chunks and on devices."""
+
+    def alone(*arguments):
+        return total(*arguments), ()
+
+    shared = sum_and_each(alone, tasks_per_chunk, mesh)
+
+    def estimate(key: Key, meta: MetaParams, tasks: Task):
+        contracts.check_tasks(tasks)
+        return shared(key, meta, tasks)[0]
+
+    return estimate
+
+
+def sum_and_each(
+    total: SumAndEach, tasks_per_chunk: int | None, mesh: Mesh | None
+) -> Callable[[Key, MetaParams, PyTree], tuple[PyTree, PyTree]]:
+    """The mean over tasks, and what each has of its own, in chunks and on devices."""
     _check_chunk(tasks_per_chunk)
     total = _in_chunks(total, tasks_per_chunk)
     if mesh is not None:
         total = _on_devices(total, mesh)
 
-    def estimate(key: Key, meta: MetaParams, tasks: Task):
-        contracts.check_tasks(tasks)
+    def of_all(key: Key, meta: MetaParams, tasks: PyTree):
         key, num_tasks = threefry(key), len(jax.tree.leaves(tasks)[0])
         keys = _keys(key, num_tasks)
         return total(key, meta, jnp.full(num_tasks, 1 / num_tasks), keys, tasks)
 
-    return estimate
+    return of_all
 
 
 def _check_chunk(tasks_per_chunk: int | None) -> None:
@@ -131,7 +149,7 @@ def _keys(key: Key, num_tasks: int) -> Key:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_tasks))
 
 
-def _in_chunks(total: SumOverTasks, chunk: int | None) -> SumOverTasks:
+def _in_chunks(total: SumAndEach, chunk: int | None) -> SumAndEach:
     """The same sum, of so many tasks at a time."""
 
     def total_of_chunks(key: Key, meta: MetaParams, *each):
@@ -143,11 +161,12 @@ def _in_chunks(total: SumOverTasks, chunk: int | None) -> SumOverTasks:
         total_of_chunk, shapes = trace_once(total, key, meta, *one)
 
         def add_chunk(so_far, each):
-            added = total_of_chunk(key, meta, *each)
-            return jax.tree.map(jnp.add, so_far, added), None
+            added, own = total_of_chunk(key, meta, *each)
+            return jax.tree.map(jnp.add, so_far, added), own
 
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(add_chunk, zeros, chunks)[0]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[0])
+        summed, own = jax.lax.scan(add_chunk, zeros, chunks)
+        return summed, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), own)
 
     return total_of_chunks
 
@@ -163,13 +182,14 @@ def _chunks(each: PyTree, num_tasks: int, chunk: int) -> PyTree:
     return jax.tree.map(lambda x: x.reshape(number, chunk, *x.shape[1:]), each)
 
 
-def _on_devices(total: SumOverTasks, mesh: Mesh) -> SumOverTasks:
+def _on_devices(total: SumAndEach, mesh: Mesh) -> SumAndEach:
     """The same sum, each device taking its share of the tasks."""
 
     def total_of_share(key: Key, meta: MetaParams, *each):
         # Raveled, so that devices meet once a step rather than once a parameter.
-        vector, unravel = ravel_pytree(total(key, meta, *each))
-        return unravel(jax.lax.psum(vector, "tasks"))
+        summed, own = total(key, meta, *each)
+        vector, unravel = ravel_pytree(summed)
+        return unravel(jax.lax.psum(vector, "tasks")), own
 
     # Without varying-axes checks a gradient is that of the device's own tasks.
     everywhere, divided = PartitionSpec(), PartitionSpec("tasks")
@@ -177,7 +197,7 @@ def _on_devices(total: SumOverTasks, mesh: Mesh) -> SumOverTasks:
         total_of_share,
         mesh=mesh,
         in_specs=(everywhere, everywhere, divided, divided, divided),
-        out_specs=everywhere,
+        out_specs=(everywhere, divided),
         check_vma=False,
     )
 
@@ -189,6 +209,7 @@ def _on_devices(total: SumOverTasks, mesh: Mesh) -> SumOverTasks:
             weights = jnp.pad(weights, (0, padding))
             again = jnp.arange(num_tasks + padding) % num_tasks
             keys, tasks = jax.tree.map(lambda x: x[again], (keys, tasks))
-        return total_of_shares(key, meta, weights, keys, tasks)
+        summed, own = total_of_shares(key, meta, weights, keys, tasks)
+        return summed, jax.tree.map(lambda x: x[:num_tasks], own)
 
     return padded_total

@@ -11,7 +11,7 @@ import optax
 
 from metajax import contracts, trees
 from metajax.adjoints import updates
-from metajax.base import Estimator, Key, MetaParams, Metrics, PyTree, Task
+from metajax.base import Carrying, Estimator, Key, MetaParams, Metrics, PyTree, Task
 from metajax.streams import step_keys
 
 
@@ -24,6 +24,7 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     # Steps in a row, up to here, that were not finite.
     skipped: jax.Array | np.int32 = np.int32(0)
+    carried: PyTree = ()  # What an estimator with a memory keeps of its tasks.
 
 
 TrainStep = Callable[[TrainState, Task], tuple[TrainState, Metrics]]
@@ -47,7 +48,7 @@ class Collected(NamedTuple):
 
 
 def train_step(
-    meta_grad: Estimator,
+    meta_grad: Estimator | Carrying,
     optimizer: optax.GradientTransformation,
     *,
     max_skipped: int = 10,
@@ -60,7 +61,8 @@ def train_step(
     next tasks; but after so many in a row the state stays at the step that failed.
 
     Args:
-      meta_grad: an estimator of the meta-gradient.
+      meta_grad: an estimator of the meta-gradient; one with a memory needs a state that
+        `training.begin` has made for it.
       optimizer: the outer optimizer, any optax transformation.
       max_skipped: how many steps in a row may be skipped.
       collected: if given, the estimator gets what is collected in the tasks rather than
@@ -73,9 +75,10 @@ def train_step(
       finite and else 0. Of several updates they are means.
 
     Raises:
-      ValueError: if `max_skipped` is negative, `optimizer` is none, or there are no epochs
-        or parts; when traced, if the state is of another optimizer, the optimizer
-        evaluates a function, or the parts do not divide the tasks.
+      ValueError: if `max_skipped` is negative, `optimizer` is none, there are no epochs
+        or parts, or data is to be collected for an estimator with a memory; when traced,
+        if the state is of another optimizer, the optimizer evaluates a function, or the
+        parts do not divide the tasks.
 
     Note:
       `optax.apply_if_finite` applies what is not finite after its limit; here it never
@@ -88,6 +91,11 @@ def train_step(
             "Collected: epochs and parts must be at least 1: got "
             f"{collected.epochs} and {collected.parts}."
         )
+    if collected is not None and isinstance(meta_grad, Carrying):
+        raise ValueError(
+            "An estimator with a memory sees its own tasks again and again: it has no use "
+            "for Collected data."
+        )
     contracts.check_optimizer(optimizer)
     update = _update(meta_grad, optimizer)
     if collected is not None:
@@ -96,12 +104,12 @@ def train_step(
     def step(state: TrainState, tasks: Task) -> tuple[TrainState, Metrics]:
         _, key = step_keys(state.key, state.step)
         contracts.check_opt_state(optimizer, state.meta, state.opt_state)
-        (meta, opt_state), (norms, metrics) = update(
-            key, (state.meta, state.opt_state), tasks
-        )
+        trained = state.meta, state.opt_state, state.carried
+        (meta, opt_state, carried), (norms, metrics) = update(key, trained, tasks)
         finite = jnp.isfinite(norms)
         after = TrainState(
-            state.step + 1, state.key, meta, opt_state, jnp.zeros_like(state.skipped)
+            *(state.step + 1, state.key, meta, opt_state),
+            *(jnp.zeros_like(state.skipped), carried),
         )
         passed = (state.skipped < max_skipped).astype(jnp.int32)
         over = state._replace(step=state.step + passed, skipped=state.skipped + passed)
@@ -111,23 +119,29 @@ def train_step(
     return step
 
 
-# (key, (meta, opt_state), tasks) to those after it, a number that is finite if all is, and
-# metrics.
-Trained = tuple[MetaParams, optax.OptState]
+# (key, (meta, opt_state, carried), tasks) to those after it, a number that is finite if
+# all is, and metrics.
+Trained = tuple[MetaParams, optax.OptState, PyTree]
 Update = Callable[[Key, Trained, PyTree], tuple[Trained, tuple[jax.Array, Metrics]]]
 
 
-def _update(meta_grad: Estimator, optimizer: optax.GradientTransformation) -> Update:
+def _update(
+    meta_grad: Estimator | Carrying, optimizer: optax.GradientTransformation
+) -> Update:
     def update(key: Key, trained: Trained, tasks: PyTree):
-        meta, opt_state = trained
-        estimate = contracts.check_estimate(meta_grad(key, meta, tasks))
-        (loss, metrics), grads = estimate
+        meta, opt_state, carried = trained
+        if isinstance(meta_grad, Carrying):
+            estimate, carried = meta_grad.estimate(key, meta, tasks, carried)
+        else:
+            estimate = meta_grad(key, meta, tasks)
+        (loss, metrics), grads = contracts.check_estimate(estimate)
         value = loss if updates.takes_value(optimizer, meta) else None
         moves, opt_state = updates.update(optimizer, grads, opt_state, meta, value)
         grad_norm = optax.tree.norm(grads)
         norms = loss + grad_norm + optax.tree.norm(moves)
         metrics = {"loss": loss} | metrics | {"grad_norm": grad_norm}
-        return (optax.apply_updates(meta, moves), opt_state), (norms, metrics)
+        trained = optax.apply_updates(meta, moves), opt_state, carried
+        return trained, (norms, metrics)
 
     return update
 
@@ -165,7 +179,7 @@ def _updates(update: Update, collected: Collected) -> Update:
 
 
 def scheduled_step(
-    meta_grad_at: Callable[[jax.Array], Estimator],
+    meta_grad_at: Callable[[jax.Array], Estimator | Carrying],
     optimizer: optax.GradientTransformation,
     *,
     max_skipped: int = 10,

@@ -12,6 +12,7 @@ import optax
 
 from metajax import contracts
 from metajax.base import (
+    Carrying,
     Key,
     MetaLearner,
     MetaParams,
@@ -21,7 +22,7 @@ from metajax.base import (
     Task,
 )
 from metajax.steps import TrainState, TrainStep
-from metajax.streams import as_pytree, step_tasks, threefry
+from metajax.streams import as_pytree, step_keys, step_tasks, threefry
 from metajax.tracing import trace_once
 
 _DRAWN_BYTES = 1 << 20  # Of tasks that wait for their step.
@@ -71,7 +72,10 @@ def _init_state(learner, optimizer, key, sampler) -> TrainState:
 
 
 def begin(
-    key: Key, meta: MetaParams, optimizer: optax.GradientTransformation
+    key: Key,
+    meta: MetaParams,
+    optimizer: optax.GradientTransformation,
+    carried: PyTree = (),
 ) -> TrainState:
     """The state before the first outer step, of meta-parameters that are there.
 
@@ -79,13 +83,45 @@ def begin(
       key: fixes the stream of tasks.
       meta: the meta-parameters.
       optimizer: the outer optimizer.
+      carried: of an estimator with a memory, from `begin_carrying`.
 
     Returns:
       A state at step 0.
     """
-    state = TrainState(jnp.int32(0), key, meta, optimizer.init(meta))
+    state = TrainState(jnp.int32(0), key, meta, optimizer.init(meta), carried=carried)
     # Training gives these buffers up, so that each must be its own and nobody else's.
     return jax.tree.map(jnp.copy, state)
+
+
+def begin_carrying(
+    key: Key, carrying: Carrying, meta: MetaParams, sampler: Sampler, num_tasks: int
+) -> PyTree:
+    """What an estimator with a memory carries before the first outer step.
+
+    Args:
+      key: fixes the stream of tasks; that of `begin`.
+      carrying: the estimator.
+      meta: the meta-parameters.
+      sampler: draws one task from a key.
+      num_tasks: tasks an outer step.
+
+    Returns:
+      What `begin` puts into the state.
+
+    Example:
+      >>> carried = begin_carrying(key, meta_grad, meta, sampler, 8)  # doctest: +SKIP
+      >>> state = begin(key, meta, optimizer, carried)  # doctest: +SKIP
+    """
+    contracts.check_sampler(sampler)
+    return _begin_carrying(carrying, num_tasks, key, meta, as_pytree(sampler))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _begin_carrying(carrying, num_tasks, key, meta, sampler) -> PyTree:
+    before = jnp.uint32(2**32 - 1)  # No step has this number.
+    _, begin_key = step_keys(key, before)
+    tasks = step_tasks(key, before, sampler, num_tasks)
+    return carrying.begin(begin_key, meta, tasks)
 
 
 def divided(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -40,6 +40,12 @@ def select(condition: jax.Array, if_true: PyTree, if_false: PyTree) -> PyTree:
     return jax.tree.map(choose, if_true, if_false)
 
 
+def all_finite(tree: PyTree) -> jax.Array:
+    """Whether all numbers of a tree are finite, a boolean scalar."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.isfinite(x).all() for x in leaves]))
+
+
 def size(tree: PyTree) -> int:
     """The number of scalars in a tree, such as a model's number of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

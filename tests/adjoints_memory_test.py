@@ -14,6 +14,7 @@ from metajax.models import layers
 RUNGS = {
     "step": unroll(remat="step"),
     "nested": unroll(remat="nested"),
+    "tree": unroll(remat="tree"),
     "mixed": mixed_mode(remat="none"),
     "mixed_step": mixed_mode(),
     "mixed_nested": mixed_mode(remat="nested"),
@@ -94,11 +95,11 @@ def wave_gradients(adjoint, num_steps):
     return jax.jit(jax.grad(outer, (0, 1)))(start, args)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 7])
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 22])
 def test_any_number_of_steps_will_do(num_steps):
     with jax.enable_x64(True):
         expected = wave_gradients(unroll(), num_steps)
-        for name in ("nested", "mixed_nested"):
+        for name in ("nested", "mixed_nested", "tree"):
             assert_close(wave_gradients(RUNGS[name], num_steps), expected)
 
 
@@ -250,6 +251,8 @@ def test_nesting_makes_memory_grow_with_the_root_of_steps():
     nested = [growth(RUNGS[name]) for name in ("nested", "mixed_nested")]
     np.testing.assert_allclose(flat, 64 - 16, rtol=0.1)
     np.testing.assert_allclose(nested, 2 * (8 - 4), rtol=0.25)
+    # A level more, of four segments.
+    np.testing.assert_allclose(growth(RUNGS["tree"]), 4, rtol=0.3)
 
 
 def test_mixed_mode_keeps_the_gradients_that_the_optimizer_needs():
@@ -264,7 +267,7 @@ def test_mixed_mode_keeps_the_gradients_that_the_optimizer_needs():
 
 def test_unknown_rungs_are_refused_with_those_there_are():
     for adjoint in (unroll, mixed_mode):
-        with pytest.raises(ValueError, match="choose one of none, step, nested"):
+        with pytest.raises(ValueError, match="choose one of none, step, nested, tree"):
             adjoint(remat=True)
     with pytest.raises(ValueError, match="mixed_mode: last must be at least 0"):
         mixed_mode(last=-1)

@@ -316,7 +316,7 @@ def test_steps_of_their_own_and_iterates_equal_a_plain_loop_in_every_adjoint(las
             by_step = np.abs(expected[0][2]).max((1, 2))  # To inputs of each step.
             assert ((by_step > 1e-3) == (np.arange(STEPS) >= STEPS - exact_steps)).all()
         # Steps that are not differentiated are recomputed like those that are.
-        remats = ("none", "step", "nested") if exact_steps else ("none",)
+        remats = ("none", "step", "nested", "tree") if exact_steps else ("none",)
         for make in (adjoints.unroll, adjoints.mixed_mode):
             for remat in remats:
                 actual = values_and_gradients(solved(make(last, remat=remat)))

@@ -41,6 +41,9 @@ LEARNERS = {
     "meta_curvature": lambda steps: mj.meta_curvature(MODEL, LOSS, SGD, steps),
     "cavia": lambda steps: mj.cavia(MODEL, LOSS, SGD, steps, num_context=2),
     "imaml": lambda steps: mj.imaml(MODEL, LOSS, SGD, steps),
+    "learned_rule": lambda steps: mj.learned_rule(
+        MODEL, LOSS, mj.rules.per_parameter(4, rate=0.05), steps
+    ),
     "maml_plus_plus": lambda steps: mj.maml_plus_plus(MODEL, LOSS, steps, rate=0.1),
     "warpgrad": lambda steps: mj.warpgrad(WARPED, LOSS, steps, rate=0.1),
     "protonet": lambda steps: mj.protonet(EMBEDDING, WAYS),

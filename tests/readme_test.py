@@ -66,6 +66,25 @@ def test_the_script_that_learns_to_play_runs(capsys):
     assert 0 <= mean <= 10 and interval >= 0
 
 
+def test_the_script_that_trains_an_update_rule_runs():
+    short = block(LIBRARY, "mj.rules.training(")
+    for long, few in (
+        ("num_steps=1000", "num_steps=2"),
+        ("num_tasks=100", "num_tasks=3"),
+        ("window=20, horizon=200", "window=2, horizon=4"),
+        ("dynamics, 200", "dynamics, 4"),
+    ):
+        assert long in short
+        short = short.replace(long, few)
+    rule, key = mj.rules.per_parameter(4), jax.random.key(0)
+    names = {"mj": mj, "rule": rule, "key": key, "meta": rule.init(key)}
+    names |= {"optimizer": optax.adam(1e-3), "sampler": jax.random.normal}
+    names["init"] = lambda key, task: jax.numpy.zeros(2)
+    names["loss"] = lambda key, params, task: jax.numpy.sum((params - task) ** 2)
+    exec(short, names)
+    assert np.isfinite(names["found"].values["last_loss"]).all()
+
+
 def test_the_page_of_games_names_all_there_is():
     for kind in (GAME_PARTS, LEARNERS, POLICIES):
         for name in kind:

@@ -25,6 +25,7 @@ from experiments.noisy_labels.study import Study
 from experiments.running import loop, measuring, pictures
 from experiments.sequences import Reading
 from metajax import logs
+from tests import learned_optimizer_test
 
 ROOT = Path(__file__).parents[1]
 STEPS = ["--num_steps=4", "--log_every_steps=2", "--eval_every_steps=2"]
@@ -80,6 +81,7 @@ EXPERIMENTS = {
     ),
     "own": lambda data_dir: own_experiment.experiment(),
     "games": lambda data_dir: games(),
+    "learned_optimizer": lambda data_dir: learned_optimizer_test.small(),
 }
 
 
@@ -236,7 +238,8 @@ def test_tables_have_a_line_a_place_and_the_metric_that_counts_first():
 
 
 @pytest.mark.parametrize(
-    "module", ["few_shot", "meta_rl", "transition", "noisy_labels"]
+    "module",
+    ["few_shot", "meta_rl", "transition", "noisy_labels", "learned_optimizer"],
 )
 def test_help_is_quick_and_lists_the_flags(module):
     command = [sys.executable, "-X", "importtime", "-m", f"experiments.{module}"]

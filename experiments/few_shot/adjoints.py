@@ -14,7 +14,7 @@ LAST = integer(
 REMAT = one_of(
     "remat",
     "none",
-    ["none", "step", "nested"],
+    ["none", "step", "nested", "tree"],
     "What of the inner loop is computed again rather than kept, to need less memory.",
 )
 FIRST_ORDER_UNTIL = integer(

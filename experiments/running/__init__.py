@@ -11,6 +11,7 @@ from experiments.running.measuring import Measurement as Measurement
 from experiments.running.measuring import Metric as Metric
 from experiments.running.measuring import on_tasks as on_tasks
 from experiments.running.measuring import rows as rows
+from experiments.running.measuring import short as short
 from experiments.running.measuring import side_by_side as side_by_side
 from experiments.running.measuring import table as table
 from experiments.running.options import Options as Options

@@ -14,7 +14,9 @@ from metajax import contracts
 from metajax.adjoints import updates
 from metajax.base import Adjoint, Args, InnerLoss, Params, PyTree, Solve
 
-Remat = Literal["none", "step", "nested"]
+Remat = Literal["none", "step", "nested", "tree"]
+
+_BRANCHES = 4  # Of each segment of a tree; more take memory, fewer time.
 
 
 def unroll(last: int | None = None, *, remat: Remat = "none") -> Adjoint:
@@ -34,7 +36,9 @@ def unroll(last: int | None = None, *, remat: Remat = "none") -> Adjoint:
         nothing. "step": each step from the params it started at, so that memory holds
         one step's activations and the params and optimizer state of all. "nested":
         segments of about sqrt(steps), and in them each step, so that memory holds the
-        params of about 2 sqrt(steps) steps, for one more evaluation of each.
+        params of about 2 sqrt(steps) steps, for one more evaluation of each. "tree":
+        four segments, in each of them four, and so on, so that memory holds the params
+        of about 4 log4(steps) steps, for log4(steps) evaluations of each.
 
     Returns:
       An adjoint.
@@ -242,20 +246,36 @@ def _repeat(step, carry, xs, num_steps: int, remat: Remat, most_unrolled: int):
     step = jax.checkpoint(step, prevent_cse=False, policy=saved)
     if remat == "step":
         return _scan(step, carry, xs, num_steps)
+    if remat == "tree":
+        return _tree(step, carry, xs, num_steps)
     # As many segments, steps in each, and steps left over, as are fewest in sum.
     length = min(
         range(1, num_steps + 1),
         key=lambda length: length + sum(divmod(num_steps, length)),
         default=1,
     )
+    return _in_segments(partial(_scan, step), carry, xs, num_steps, length)
+
+
+def _tree(step, carry, xs, num_steps: int):
+    """Segments within segments, each recomputed from its start."""
+    length = 1
+    while length * _BRANCHES < num_steps:
+        length *= _BRANCHES
+    if length == 1:
+        return _scan(step, carry, xs, num_steps)
+    return _in_segments(partial(_tree, step), carry, xs, num_steps, length)
+
+
+def _in_segments(run, carry, xs, num_steps: int, length: int):
+    """As many segments of a length as there are, each recomputed, and what is left."""
     number = num_steps // length
-    segment = partial(_scan, step, num_steps=length)
-    segment = jax.checkpoint(segment, prevent_cse=False)
+    segment = jax.checkpoint(partial(run, num_steps=length), prevent_cse=False)
     first, rest = _split(xs, number * length)
     first = jax.tree.map(lambda x: x.reshape(number, length, *x.shape[1:]), first)
     carry, early = _scan(segment, carry, first, num_steps=number)
     early = jax.tree.map(lambda y: y.reshape(number * length, *y.shape[2:]), early)
-    carry, late = _scan(step, carry, rest, num_steps=num_steps % length)
+    carry, late = run(carry, rest, num_steps=num_steps % length)
     return carry, _concatenate([early, late])
 
 

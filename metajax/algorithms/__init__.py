@@ -10,6 +10,7 @@ from metajax.algorithms.imaml import imaml as imaml
 from metajax.algorithms.in_context import in_context as in_context
 from metajax.algorithms.in_context import predict_sequence as predict_sequence
 from metajax.algorithms.in_context import sequence_loss as sequence_loss
+from metajax.algorithms.learned_rule import learned_rule as learned_rule
 from metajax.algorithms.maml import fomaml as fomaml
 from metajax.algorithms.maml import maml as maml
 from metajax.algorithms.maml_plus_plus import maml_plus_plus as maml_plus_plus

@@ -1,0 +1,1 @@
+"""Optimizers that are learned on many small trainings."""
