@@ -153,6 +153,24 @@ def test_an_optimizer_built_from_meta_parameters_gets_no_gradient(problem):
     assert to_rate == 0 and np.abs(to_vector).max() > 0.1
 
 
+def test_tasks_that_take_no_step_have_gradients_of_their_own(problem):
+    """They share the params that they come to rest at, but not what these are for."""
+    params, (_, _, curvature), _ = problem
+    matrices = jnp.stack([symmetric(seed=seed)[0] for seed in range(3)])
+    vectors, cotangents = random(2, 3, SIZE)
+
+    def outer(curvature, matrix, vector, cotangent):
+        solve = implicit(dense())(quadratic, optax.sgd(0.2), 0)
+        return cotangent @ ravel_pytree(solve(params, (matrix, vector, curvature)))[0]
+
+    def together(curvature):
+        many = jax.vmap(outer, (None, 0, 0, 0))
+        return jnp.sum(many(curvature, matrices, vectors, cotangents))
+
+    alone = [jax.grad(outer)(curvature, *t) for t in zip(matrices, vectors, cotangents)]
+    np.testing.assert_allclose(jax.grad(together)(curvature), sum(alone), rtol=1e-10)
+
+
 def test_what_the_loss_closes_over_gets_its_gradient(problem):
     """Traced floats; beside a traced key and integers, which have none."""
     params, args, cotangent = problem

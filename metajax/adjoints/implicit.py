@@ -188,7 +188,12 @@ def implicit(
                     "have of their own nor has iterates: use unroll or mixed_mode."
                 )
             start = jax.lax.stop_gradient(params)
-            rest = jax.lax.stop_gradient(descend(start, jax.lax.stop_gradient(args)))
+            still = jax.lax.stop_gradient(args)
+            rest = jax.lax.stop_gradient(descend(start, still))
+            if not num_steps:  # As after a step, each task has its own, so that under
+                # vmap each has a cotangent of its own: the condition changes nothing.
+                slope = jax.lax.stop_gradient(jax.grad(loss)(start, still))
+                rest = jax.tree.map(lambda x, g: jnp.where(g == g, x, x), rest, slope)
             closed, consts = with_constants(loss, params, args)
             probes = tuple(map(backward.probe, backward.NAMES))
             return _at_rest(config, closed, rest, (args, consts), start, probes)
