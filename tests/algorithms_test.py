@@ -42,7 +42,7 @@ LEARNERS = {
     "cavia": lambda steps: mj.cavia(MODEL, LOSS, SGD, steps, num_context=2),
     "imaml": lambda steps: mj.imaml(MODEL, LOSS, SGD, steps),
     "learned_rule": lambda steps: mj.learned_rule(
-        MODEL, LOSS, mj.rules.per_parameter(4, rate=0.05), steps
+        MODEL, LOSS, mj.rules.scheduled_adam(STEPS, rate=0.05, knots=2), steps
     ),
     "maml_plus_plus": lambda steps: mj.maml_plus_plus(MODEL, LOSS, steps, rate=0.1),
     "warpgrad": lambda steps: mj.warpgrad(WARPED, LOSS, steps, rate=0.1),

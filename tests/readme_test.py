@@ -228,7 +228,7 @@ def test_the_walk_through_the_runner_names_what_is_there():
     text = PAGES["experiments"]
     now, _, _ = text.partition("## What the redesign changed")
     for path in re.findall(r"[a-z_/]+\.py", now):
-        folders = ("", "few_shot", "running", "few_shot/learners")
+        folders = ("", "few_shot", "running", "few_shot/learners", "examples")
         where = [ROOT / "experiments" / folder / path for folder in folders]
         assert any(place.exists() for place in (*where, ROOT / path)), path
     for path in (ROOT / "experiments" / "running").glob("[a-z]*.py"):

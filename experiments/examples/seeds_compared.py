@@ -33,13 +33,13 @@ def loss_after(workdir, seed, inner_steps):
         return mj.Evaluation(values, str(file["tasks_hash"]))
 
 
-def main(directory, num_seeds=5, more=()):
+def main(directory, num_seeds=5, places=(0, 1, 5, 10), more=()):
     directory = Path(directory)
     for name, arguments in LEARNERS.items():
         run(directory / name.replace(" ", "_"), [*arguments, *more], num_seeds)
     maml, first = (directory / name.replace(" ", "_") for name in LEARNERS)
     print("inner steps   maml    first order   difference, seed by seed")
-    for inner_steps in (0, 1, 5, 10):
+    for inner_steps in places:
         each = [
             [loss_after(where, seed, inner_steps) for seed in range(num_seeds)]
             for where in (maml, first)
