@@ -15,7 +15,13 @@ import metajax as mj
 
 NETWORKS = trainings.Networks(hidden=3, layers=0, ways=2, batch=4)
 TINY = ["--data=glyphs", "--ways=2", "--shots=3", "--queries=2", "--hidden=3"]
-TINY += ["--batch=4", "--rule=scheduled_adam", "--horizon=4", "--window=2", "--places=2"]
+TINY += [
+    "--batch=4",
+    "--rule=scheduled_adam",
+    "--horizon=4",
+    "--window=2",
+    "--places=2",
+]
 TINY += ["--num_tasks=2", "--num_validation_tasks=2", "--num_test_tasks=3"]
 TINY += ["--num_steps=4", "--eval_every_steps=2", "--log_every_steps=2"]
 
