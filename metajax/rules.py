@@ -26,10 +26,10 @@ _LAYER_FEATURES = 4
 
 
 class Averages(NamedTuple):
-    """What `per_parameter` remembers of the gradients."""
+    """What a rule remembers of the gradients."""
 
     steps: jax.Array
-    momenta: tuple[PyTree, ...]  # By decay.
+    momenta: tuple[PyTree, ...]  # One for each decay.
     squares: PyTree
 
 
@@ -89,7 +89,7 @@ def per_parameter(
 
         def update(updates: Params, state: Any, params: Params | None = None):
             _check_params("per_parameter", params)
-            state = _averaged(state, updates)
+            state = _averaged(state, updates, _DECAYS, _SQUARES)
             one = partial(_moved, meta, state.steps, sees_layer)
             moves = jax.tree.map(one, params, updates, state.squares, *state.momenta)
             return moves, state
@@ -99,22 +99,31 @@ def per_parameter(
     return Rule(init, optimizer)
 
 
-def _averaged(state: Averages, grads: Params) -> Averages:
-    def mean(decay: float, before: PyTree, now: PyTree) -> PyTree:
+def _averaged(state: Averages, grads: Params, decays, squares_decay) -> Averages:
+    """The averages after one more gradient, momenta of these decays."""
+
+    def mean(decay, before: PyTree, now: PyTree) -> PyTree:
         return jax.tree.map(lambda b, n: decay * b + (1 - decay) * n, before, now)
 
     momenta = tuple(
-        mean(d, m, grads) for d, m in zip(_DECAYS, state.momenta, strict=True)
+        mean(d, m, grads) for d, m in zip(decays, state.momenta, strict=True)
     )
-    squares = mean(_SQUARES, state.squares, jax.tree.map(jnp.square, grads))
+    squares = mean(squares_decay, state.squares, jax.tree.map(jnp.square, grads))
     return Averages(state.steps + 1, momenta, squares)
+
+
+def _root(square: jax.Array, decay, steps: jax.Array) -> jax.Array:
+    """Of a mean square that has seen so many steps.
+
+    It is of a sum, or its derivative at zero gradients would be infinite.
+    """
+    return jnp.sqrt(square / (1 - decay**steps) + _EPSILON**2) + _EPSILON
 
 
 def _moved(meta, count, sees_layer: bool, param, grad, square, *momenta) -> jax.Array:
     """The update of one array, each of its numbers by itself."""
     steps = count.astype(param.dtype)
-    # The root is of a sum, or its derivative at zero gradients would be infinite.
-    size = jnp.sqrt(square / (1 - _SQUARES**steps) + _EPSILON**2) + _EPSILON
+    size = _root(square, _SQUARES, steps)
     means = [m / (1 - d**steps) for d, m in zip(_DECAYS, momenta, strict=True)]
     each = [x / size for x in (grad, *means)] + [grad / _rms(grad), param / _rms(param)]
     features = jnp.stack(each, axis=-1)
@@ -236,20 +245,34 @@ def scheduled_adam(num_steps: int, *, rate: float = 1e-3, knots: int = 12) -> Ru
     def init(key: Key) -> MetaParams:
         del key
         logits = [jnp.log(jnp.float32(decay / (1 - decay))) for decay in (0.9, 0.999)]
-        return {
-            "log_rates": jnp.full(knots, jnp.log(rate)),
-            "decays": jnp.stack(logits),
-        }
+        log_rate = jnp.log(jnp.float32(rate))
+        return {"log_rates": jnp.full(knots, log_rate), "decays": jnp.stack(logits)}
 
     def optimizer(meta: MetaParams) -> optax.GradientTransformation:
         first, second = jax.nn.sigmoid(meta["decays"])
-        places = jnp.linspace(0, num_steps, knots)
+        # Of floats with fewer bits there is no interpolation.
+        log_rates = meta["log_rates"]
+        log_rates = log_rates.astype(jnp.promote_types(log_rates.dtype, jnp.float32))
+        places = jnp.linspace(0, num_steps, knots, dtype=log_rates.dtype)
 
-        def falling(count: Any) -> jax.Array:
-            return -jnp.exp(jnp.interp(count, places, meta["log_rates"]))
+        def start(params: Params) -> Averages:
+            zeros = optax.tree.zeros_like(params)
+            return Averages(jnp.int32(0), (zeros,), zeros)
 
-        adam = optax.scale_by_adam(first, second, _EPSILON, eps_root=_EPSILON**2)
-        return optax.chain(adam, optax.scale_by_schedule(falling))
+        def update(updates: Params, state: Any, params: Params | None = None):
+            del params
+            before = state.steps.astype(places.dtype)
+            rate = jnp.exp(jnp.interp(before, places, log_rates)).astype(first.dtype)
+            steps = (before + 1).astype(first.dtype)
+            state = _averaged(state, updates, (first,), second)
+
+            def one(momentum, square):
+                mean = momentum / (1 - first**steps)
+                return -rate * mean / _root(square, second, steps)
+
+            return jax.tree.map(one, state.momenta[0], state.squares), state
+
+        return optax.GradientTransformation(start, update)
 
     return Rule(init, optimizer)
 
