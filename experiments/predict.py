@@ -78,34 +78,29 @@ def predict() -> int:
 def _images(run: Learned, root: Path, labelled: bool) -> Examples:
     from metajax.data.folder import class_folders, images_below
 
-    if not labelled:
-        files, labels = _readable(run, images_below(root)), []
-        if not files:
-            raise ValueError(f"{root} has no image that can be read.")
-    else:
-        files, labels = [], []
-        for folder, images in class_folders(root).items():
-            readable = _readable(run, images)
-            if not readable:
-                raise ValueError(f"{folder} has no image that can be read.")
-            files += readable
-            labels += [folder.relative_to(root).as_posix()] * len(readable)
-    names = [file.relative_to(root).as_posix() for file in files]
-    return Examples(files, names, labels)
+    folders = class_folders(root) if labelled else {root: images_below(root)}
+    pixels, names, labels = [], [], []
+    for folder, files in folders.items():
+        found = _read_each(run, files)
+        if not found:
+            raise ValueError(f"{folder} has no image that can be read.")
+        pixels += found.values()
+        names += [file.relative_to(root).as_posix() for file in found]
+        labels += [folder.relative_to(root).as_posix()] * len(found)
+    return Examples(pixels, names, labels)
 
 
-def _readable(run: Learned, files: list[Path]) -> list[Path]:
-    """Those that are images, unless all must be."""
-    if FLAGS.strict:
-        return files
-    kept = []
+def _read_each(run: Learned, files: list[Path]) -> dict[Path, Any]:
+    """The pixels of those that are images, unless all must be."""
+    found = {}
     for file in files:
         try:
-            run.read([file])
-            kept.append(file)
+            (found[file],) = run.read([file])
         except ValueError as error:
+            if FLAGS.strict:
+                raise
             logging.warning("Left out: %s", error)
-    return kept
+    return found
 
 
 def _texts(run: Learned, path: Path, labelled: bool) -> Examples:

@@ -112,7 +112,12 @@ def train_step(
             *(jnp.zeros_like(state.skipped), carried),
         )
         passed = (state.skipped < max_skipped).astype(jnp.int32)
-        over = state._replace(step=state.step + passed, skipped=state.skipped + passed)
+        over = state._replace(
+            step=state.step + passed,
+            skipped=state.skipped + passed,
+            # In which tasks that were not finite are to begin anew.
+            carried=trees.select(passed > 0, carried, state.carried),
+        )
         metrics = metrics | {"skipped": jnp.where(finite, 0.0, 1.0)}
         return trees.select(finite, after, over), metrics
 

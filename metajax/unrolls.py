@@ -44,9 +44,7 @@ class Slot(NamedTuple):
     state: State  # Of each of a pair, leaves [2, ...], under `persistent`.
     age: jax.Array  # Steps that it has taken, int32.
     end: jax.Array  # The age at which another takes its place.
-    noise: (
-        PyTree  # What its meta-parameters have been disturbed by, () under `truncated`.
-    )
+    noise: PyTree  # What has disturbed its meta-parameters; () under `truncated`.
 
 
 def whole(dynamics: Dynamics, horizon: int) -> Objective:

@@ -214,6 +214,27 @@ def test_a_task_that_is_not_finite_begins_anew_and_is_counted():
         assert ages[-1][1:] == [6, 6]
 
 
+def test_tasks_that_all_fail_at_once_cost_one_step():
+    def step(key, meta, task, state, age):
+        state = jnp.where(age == 2, jnp.nan, state + meta)
+        return state, (jnp.square(state), {})
+
+    fragile = Dynamics(lambda key, meta, task: jnp.float32(0), step)
+    carrying, optimizer = truncated(fragile, window=1, horizon=4), optax.sgd(1e-3)
+
+    def no_task(key):
+        return jnp.zeros(())
+
+    key, meta = jax.random.key(0), jnp.float32(0.5)
+    carried = training.begin_carrying(key, carrying, meta, no_task, 2)
+    carried = carried._replace(end=jnp.full(2, 4))
+    state = training.begin(key, meta, optimizer, carried)
+    run = mj.train_step(carrying, optimizer, max_skipped=1)
+    state, metrics = mj.train(run, state, no_task, num_tasks=2, num_steps=9)
+    np.testing.assert_array_equal(metrics["skipped"], [0, 0, 1] * 3)
+    assert state.step == 9 and jnp.isfinite(state.meta)
+
+
 def test_training_goes_on_to_the_same_bits_from_a_checkpoint(tmp_path):
     carrying = persistent(linear(0.1), window=WINDOW, horizon=HORIZON, std=0.1)
     optimizer = optax.adam(1e-2)

@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 
+from experiments import compare
 import metajax as mj
 
 LEARNERS = {
@@ -27,12 +28,6 @@ def run(workdir, arguments, num_seeds):
         subprocess.run(command, check=True)
 
 
-def loss_after(workdir, seed, inner_steps):
-    with np.load(workdir / f"seed_{seed}" / "result.npz") as file:
-        values = {"loss": file[f"loss_{inner_steps}"]}
-        return mj.Evaluation(values, str(file["tasks_hash"]))
-
-
 def main(directory, num_seeds=5, places=(0, 1, 5, 10), more=()):
     directory = Path(directory)
     for name, arguments in LEARNERS.items():
@@ -41,11 +36,12 @@ def main(directory, num_seeds=5, places=(0, 1, 5, 10), more=()):
     print("inner steps   maml    first order   difference, seed by seed")
     for inner_steps in places:
         each = [
-            [loss_after(where, seed, inner_steps) for seed in range(num_seeds)]
+            [compare.load(where / f"seed_{seed}") for seed in range(num_seeds)]
             for where in (maml, first)
         ]
-        means = [np.mean([e.values["loss"].mean() for e in seeds]) for seeds in each]
-        gaps = [mj.paired_difference(*pair, "loss")[0] for pair in zip(*each)]
+        name = f"loss_{inner_steps}"
+        means = [np.mean([e.values[name].mean() for e in seeds]) for seeds in each]
+        gaps = [mj.paired_difference(*pair, name)[0] for pair in zip(*each)]
         gap, interval = mj.mean_and_interval(np.array(gaps))
         verdict = "they differ" if abs(gap) > interval else "no difference shown"
         print(

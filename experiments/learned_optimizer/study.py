@@ -130,7 +130,6 @@ def experiment(
             *(tested.networks, rule, tested.test, tune, places),
             seed=running.TEST,
             num_tasks=tested.num_test_tasks,
-            measure=running.on_tasks,
         ),
         metric=Metric("loss"),
         advice=lambda last: "a smaller --outer_rate or --std, or shorter --horizon",
@@ -142,7 +141,7 @@ def experiment(
     )
 
 
-_AGAINST = ("adam", "cosine")
+_AGAINST = tuple(trainings.baselines(1))
 
 
 def ratio(found: Measurement, name: str, kind: str, place: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.running.measuring import Measure, Measurement, Report
+from experiments.running.measuring import Measure, Measurement, Report, on_tasks
 import metajax as mj
 from metajax.base import Key, MetaParams, Params, Rule, Sampler
 
@@ -161,7 +161,6 @@ def judged(
     *,
     seed: int,
     num_tasks: int,
-    measure: Callable[..., Measure],
 ) -> Measure:
     """The losses of a rule and of tuned baselines along the same trainings.
 
@@ -173,7 +172,6 @@ def judged(
       places: numbers of steps, as in `trained`.
       seed: fixes the tasks.
       num_tasks: how many.
-      measure: `running.on_tasks`.
     """
     run, makers = trained(networks, places), baselines(places[-1])
 
@@ -185,7 +183,7 @@ def judged(
         losses = {f"{name}_{k}": x for name, f in found.items() for k, x in f.items()}
         return losses["rule_train"][-1], losses
 
-    on_tasks = measure(
+    found_on = on_tasks(
         sampler,
         {tuple(places): objective},
         axis="inner steps",
@@ -196,7 +194,7 @@ def judged(
 
     def with_rates(meta: MetaParams, report: Report) -> Measurement:
         rates = {name: np.float32(rate) for name, rate in tune().items()}
-        found = on_tasks((meta, rates), report)
+        found = found_on((meta, rates), report)
         return found._replace(more=rates)
 
-    return on_tasks._replace(measure=with_rates)
+    return found_on._replace(measure=with_rates)
