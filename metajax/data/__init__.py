@@ -1,5 +1,6 @@
 """Task distributions and the data behind them."""
 
+from metajax.data.characters import characters as characters
 from metajax.data.cifar import cifar_fs as cifar_fs
 from metajax.data.cifar import fc100 as fc100
 from metajax.data.class_arrays import ClassArrays as ClassArrays
