@@ -28,7 +28,7 @@ from metajax.encoders import (
     weights,
 )
 
-TEXTS = ["one", "three", "seventeen", "to", "be or not", "a \0 b"]
+TEXTS = ["one", "three", "seventeen!", "to", "be or not", "a \0 b"]
 LABELS = list("xyzxyz")
 
 
@@ -72,9 +72,16 @@ def test_examples_keep_their_classes_and_order(texts):
         mine = [text for text, other in zip(TEXTS, LABELS) if other == label]
         expected = [[len(text), len(text.split())] for text in mine]
         assert np.asarray(found.inputs)[row].tolist() == expected
+    assert sum(map(len, seen)) == len(TEXTS)
+
+
+def test_batches_are_of_texts_of_one_length_and_the_order_is_kept():
+    seen = []
+    found = features(lengths(seen), TEXTS)
+    assert found[:, 0].tolist() == [len(text) for text in TEXTS]
     assert [len(batch) for batch in seen] == [4, 2]
     sizes = [len(text) for batch in seen for text in batch]
-    assert sizes == sorted(sizes)  # So that a batch is of texts of one length.
+    assert sizes == sorted(sizes)
 
 
 def test_classes_that_are_not_there_are_not_encoded():
@@ -87,7 +94,7 @@ def test_classes_that_are_not_there_are_not_encoded():
         return 2 * arrays
 
     found = encode(data, from_encoder(twice, name="twice", takes="arrays"))
-    np.testing.assert_array_equal(np.concatenate(seen), inputs[2:])
+    np.testing.assert_array_equal(np.concatenate(seen), inputs[[3, 4, 5, 2]])
     assert found.counts.tolist() == [3, 1]
     np.testing.assert_array_equal(found.inputs[found.rows[0]], 2 * inputs[3:])
     np.testing.assert_array_equal(found.inputs[found.rows[1, :1]], 2 * inputs[2:3])
@@ -96,37 +103,40 @@ def test_classes_that_are_not_there_are_not_encoded():
 def test_features_are_kept_until_something_changes(texts, own_cache, caplog):
     seen = []
     first = encode(texts, lengths(seen))
-    (kept,) = own_cache.iterdir()
     seen.clear()
     again = encode(texts, lengths(seen))
     np.testing.assert_array_equal(first.inputs, again.inputs)
-    assert sum(map(len, seen)) == 4 and not caplog.text  # Some are held against it.
-    # Another function of the same name is found out by these.
-    other = encode(texts, lengths(seen, scale=1.5))
-    np.testing.assert_allclose(other.inputs, np.asarray(first.inputs) * [1.5, 1])
+    assert [*map(len, seen)] == [1, 1, 1]  # To hold against what is kept.
+    assert not caplog.text
+    # Another split of the same classes, padded to another length, finds them there.
+    kept = sorted((own_cache / "lengths").iterdir())
+    chosen = [text for text, label in zip(TEXTS, LABELS) if label != "z"]
+    other = mj.data.from_texts(chosen, list("xyxy"), encode=mj.data.characters)
+    assert other.inputs.shape[1] < texts.inputs.shape[1]
+    encode(other.take([1, 0]), lengths(seen))
+    assert sorted((own_cache / "lengths").iterdir()) == kept
+    # Another function of the same name is found out; other data is another file.
+    changed = encode(texts, lengths(seen, scale=1.5))
+    np.testing.assert_allclose(changed.inputs, np.asarray(first.inputs) * [1.5, 1])
     assert "the encoder lengths gives other features now" in caplog.text
-    # Other data, or other labels of the same data, are another file or the same one.
-    encode(texts.take([2, 1, 0]), lengths(seen, scale=1.5))
-    assert [*own_cache.iterdir()] == [kept]
-    encode(texts.take([0, 1]), lengths(seen))
-    assert len([*own_cache.iterdir()]) == 2
+    more = mj.data.from_texts(TEXTS, list("xxyyzz"), encode=mj.data.characters)
+    encode(more, lengths(seen))
+    assert len([*(own_cache / "lengths").iterdir()]) == 2 * len(kept)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty"])
 def test_damaged_and_foreign_files_are_made_anew(texts, own_cache, caplog, damage):
     first = encode(texts, lengths([]))
-    (path,) = own_cache.iterdir()
+    path, other, _ = sorted((own_cache / "lengths").iterdir())
     content = bytearray(path.read_bytes())
     if damage == "cut":
         path.write_bytes(content[: len(content) // 2])
     elif damage == "flipped":
-        content[content.index(np.float32([3, 1]).tobytes()) + 2] ^= 0x10
+        one = np.load(path)["features"].tobytes()
+        content[content.index(one) + 2] ^= 0x10
         path.write_bytes(content)
     elif damage == "foreign":
-        path.unlink()
-        encode(texts.take([1, 2, 0]).take([0]), lengths([]))
-        (other,) = own_cache.iterdir()
-        shutil.move(other, path)
+        shutil.copy(other, path)
     else:
         path.write_bytes(b"")
     again = encode(texts, lengths([]))

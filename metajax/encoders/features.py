@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import hashlib
+import json
 import re
 import time
 from typing import Any, Literal, NamedTuple
@@ -52,8 +53,8 @@ def from_encoder(
         arrays as the data has them. What it gives for an example must not depend on the
         others.
       name: of letters, digits and `-._`; another function, another name. Features kept
-        under a name are held against those of a few examples when they are read, and
-        made anew if they differ.
+        under a name are held against that of one example of each class when they are
+        read, and made anew if it differs.
       takes: "images", "texts" or "arrays".
       batch_size: how many inputs it is given at a time.
 
@@ -84,65 +85,77 @@ def from_encoder(
 def encode(data: ClassArrays, encoder: Encoder) -> ClassArrays:
     """The same examples as vectors, which every learner takes as its inputs.
 
-    They are made once, and kept in the user's cache directory by a digest of the data and
-    of the encoder: other data or another encoder is another file.
+    Those of a class are made once, and kept in the user's cache directory by a digest of
+    them and of the encoder, so that other splits of the same classes find them there.
 
     Args:
       data: images; texts, read with `encode=mj.data.characters`; or arrays.
       encoder: what turns them into vectors.
 
     Returns:
-      The examples as float32 `[examples, features]`, by the same classes.
+      The examples as float32 `[examples, features]`, class by class.
 
     Raises:
       ValueError: if the encoder does not take such data, or gives no finite vectors.
     """
-    used = np.unique(np.concatenate([r[:n] for r, n in zip(data.rows, data.counts)]))
-    inputs = np.asarray(data.inputs)[used]
-    key = _digest(inputs, encoder)
+    inputs, began, num_made = np.asarray(data.inputs), time.monotonic(), 0
+    vectors, bar = [], progress_bar(int(data.counts.sum()), unit=f" {encoder.takes}")
+    for row, count in zip(data.rows, data.counts):
+        raw = _raw(encoder, inputs[row[:count]])
+        found, is_made = _kept(encoder, raw)
+        vectors.append(found)
+        num_made += is_made * len(raw)
+        bar.update(len(raw))
+    bar.close()
+    if num_made:
+        about = num_made, encoder.takes, encoder.name, time.monotonic() - began
+        logging.info("%d %s were encoded by %s in %.0f s.", *about)
+    starts = np.cumsum(data.counts) - data.counts
+    places = np.arange(data.rows.shape[1])[None]
+    rows = np.where(places < data.counts[:, None], starts[:, None] + places, 0)
+    joined = jnp.asarray(np.concatenate(vectors))
+    return ClassArrays(joined, rows.astype(np.int32), data.counts, data.names)
+
+
+def _kept(encoder: Encoder, raw: Any) -> tuple[np.ndarray, bool]:
+    """The vectors of a class, from the cache if they are there, and if they were not."""
+    key, made = _digest(encoder, raw), []
 
     def make() -> Arrays:
-        return {"key": np.array(key), "features": features(encoder, inputs, show=True)}
+        made.append(features(encoder, raw))
+        return {"key": np.array(key), "features": made[0]}
 
     def check(kept: Arrays) -> None:
-        _check_kept(kept, key, encoder, inputs)
+        if set(kept) != {"key", "features"} or kept["key"] != key:
+            raise ValueError("it is of another encoder or of other data")
+        before = _checked(kept["features"], len(raw), encoder)[:1]
+        if encoder.digest is None:
+            now, scale = features(encoder, raw[:1]), np.abs(before).max()
+            if now.shape != before.shape or np.abs(now - before).max() > 1e-3 * scale:
+                raise ValueError(f"the encoder {encoder.name} gives other features now")
 
-    vectors = cached(f"{encoder.name}-features", key, make, check)["features"]
-    real = np.arange(data.rows.shape[1]) < data.counts[:, None]
-    rows = np.where(real, np.searchsorted(used, data.rows), 0).astype(np.int32)
-    return ClassArrays(jnp.asarray(vectors), rows, data.counts, data.names)
+    arrays = cached(f"{encoder.name}/features", key, make, check)
+    return arrays["features"], bool(made)
 
 
-def _digest(inputs: np.ndarray, encoder: Encoder) -> str:
-    of = f"{encoder.name} {encoder.digest} {inputs.dtype} {inputs.shape}"
-    digest = hashlib.blake2b(of.encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(inputs).reshape(-1).view(np.uint8).data)
+def _digest(encoder: Encoder, raw: Any) -> str:
+    """Tells a class and its encoder from every other."""
+    if isinstance(raw, list):
+        shape, content = "texts", json.dumps(raw).encode()
+    else:
+        shape, content = f"{raw.dtype} {raw.shape}", np.ascontiguousarray(raw).tobytes()
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{encoder.name} {encoder.digest} {shape} ".encode() + content)
     return digest.hexdigest()
 
 
-def _check_kept(kept: Arrays, key: str, encoder: Encoder, inputs: np.ndarray) -> None:
-    """Refuses features of other data or another encoder."""
-    if set(kept) != {"key", "features"} or kept["key"] != key:
-        raise ValueError("it is of another encoder or of other data")
-    _checked(kept["features"], len(inputs), encoder)
-    if encoder.digest is None:
-        some = np.unique(np.linspace(0, len(inputs) - 1, 4).astype(int))
-        made, before = features(encoder, inputs[some]), kept["features"][some]
-        scale = np.abs(before).max() + 1e-30
-        if made.shape != before.shape or np.abs(made - before).max() > 1e-3 * scale:
-            raise ValueError(f"the encoder {encoder.name} gives other features now")
-
-
-def features(
-    encoder: Encoder, inputs: Sequence[str] | np.ndarray, *, show: bool = False
-) -> np.ndarray:
+def features(encoder: Encoder, inputs: Sequence[str] | np.ndarray) -> np.ndarray:
     """The vectors of raw inputs, in batches; nothing is kept.
 
     Args:
       encoder: what makes them.
       inputs: strings, or arrays as `ClassArrays` has them: images of uint8, or from 0 to
         1; ids of characters; vectors.
-      show: whether to show progress, and to log how long it took.
 
     Returns:
       `[examples, features]`, float32.
@@ -151,25 +164,14 @@ def features(
       ValueError: if the encoder does not take such inputs, or gives no finite vectors.
     """
     raw = _raw(encoder, inputs)
-    order = np.arange(len(raw))
+    order, size = np.arange(len(raw)), encoder.batch_size
     if encoder.takes == "texts":  # Those of a batch are padded to the longest of it.
         order = np.argsort([len(text) for text in raw], kind="stable")
-    size, began = encoder.batch_size, time.monotonic()
-    batches = [order[i : i + size] for i in range(0, len(order), size)]
-    bar = progress_bar(len(raw), unit=f" {encoder.takes}") if show else None
     made = []
-    for batch in batches:
+    for batch in (order[i : i + size] for i in range(0, len(order), size)):
         some = [raw[i] for i in batch] if isinstance(raw, list) else raw[batch]
         made.append(_checked(encoder.function(some), len(batch), encoder))
-        if bar:
-            bar.update(len(batch))
-    if bar:
-        bar.close()
-        seconds = time.monotonic() - began
-        about = len(raw), encoder.takes, encoder.name, seconds
-        logging.info("%d %s were encoded by %s in %.0f s.", *about)
-    vectors = np.concatenate(made)
-    return vectors[np.argsort(order)]
+    return np.concatenate(made)[np.argsort(order)]
 
 
 def _raw(encoder: Encoder, inputs: Sequence[str] | np.ndarray) -> Any:

@@ -4,3 +4,4 @@ from experiments.defining import gathered
 
 NAMES = ("mlp", "conv4", "bag", "text_cnn", "text_transformer")
 MODELS = gathered(__name__, "MODEL", NAMES)
+VECTOR_MODELS = ("mlp",)  # Those that take features of an encoder.
