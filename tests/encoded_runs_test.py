@@ -10,6 +10,7 @@ import pytest
 
 from experiments import export, predict, running
 from experiments.few_shot import encoders
+from experiments.few_shot.data.own import class_splits
 import metajax as mj
 from metajax.encoders import encode, from_encoder
 
@@ -144,6 +145,24 @@ def test_an_export_takes_features_and_says_so(texts_run, parse, capsys, tmp_path
     with zipfile.ZipFile(out) as file:
         card = json.loads(file.read("card.json"))
     assert card["encoder"] == "letters" and card["shape"] == [len(LETTERS)]
+
+
+def test_classes_are_dealt_by_a_json_file(own, tmp_path):
+    data = mj.data.from_csv(own / "texts.csv", encode=mj.data.characters)
+    parts = class_splits(data, [str(own / "folds.json")])
+    assert [[*part.names] for part in parts] == [*FOLDS.values()]
+    path = tmp_path / "bad.json"
+    for content, message in (
+        ("{", "cannot be read as JSON"),
+        ("[]", "must be an object of train, validation and test"),
+        ('{"train": ["a"], "test": ["b"]}', "must be an object of train, validation"),
+        (json.dumps(FOLDS | {"train": "intent0"}), "each a list of class names"),
+        (json.dumps(FOLDS | {"train": ["intent9"]}), "Unknown class intent9"),
+        (json.dumps(FOLDS | {"train": ["intent8"]}), "'intent8' is in both train of"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            class_splits(data, [str(path)])
 
 
 TEXTS = ["--data=texts", "--data_path=a.csv", "--encoder=minilm"]
