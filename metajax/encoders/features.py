@@ -8,6 +8,7 @@ import time
 from typing import Any, Literal, NamedTuple
 
 from absl import logging
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -185,8 +186,8 @@ def _raw(encoder: Encoder, inputs: Sequence[str] | np.ndarray) -> Any:
 
 
 def _strings(encoder: Encoder, texts: Sequence[str] | np.ndarray) -> list[str]:
-    if isinstance(texts, np.ndarray) and texts.dtype.kind in "iu":
-        texts = as_texts(texts)
+    if isinstance(texts, np.ndarray | jax.Array) and texts.dtype.kind in "iu":
+        texts = as_texts(np.asarray(texts))
     strings = [*texts]
     strange = [text for text in strings if not isinstance(text, str)]
     if strange:
