@@ -46,16 +46,16 @@ def read_split(path: str | Path) -> dict[str, list[str]]:
         found = json.loads(Path(path).read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    lists = (
-        [found.get(split) for split in SPLITS] if isinstance(found, dict) else [None]
-    )
-    for names in lists:
+    lists = {}
+    for split in SPLITS:
+        names = found.get(split) if isinstance(found, dict) else None
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ValueError(
                 f"{path} must be an object of train, validation and test, each a list of "
                 "class names."
             )
-    return dict(zip(SPLITS, lists))
+        lists[split] = names
+    return lists
 
 
 @functools.cache
