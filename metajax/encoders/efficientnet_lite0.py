@@ -51,8 +51,8 @@ def efficientnet_lite0(size: int = 224, *, batch_size: int = 8) -> Encoder:
       squeezing, with ReLU6.
 
     Note:
-      It was trained on the labels of ImageNet, among them most classes of CIFAR, Omniglot
-      not: on pictures of such things its features are no measure of learning to learn.
+      It was trained on the labels of ImageNet, which overlap with CIFAR's: on pictures of
+      such things its features are no measure of learning to learn.
     """
     shipped(_PACKAGE, "", INSTALL)
     if size < 32 or size % 32:

@@ -49,7 +49,7 @@ def minilm() -> Encoder:
 
     Note:
       It was trained on a billion pairs of sentences from forums, questions, captions and
-      encyclopedias, none of them CLINC150's; what it knows of new classes is from there.
+      encyclopedias; CLINC150 is not in the list of them that comes with it.
     """
     shipped(_PACKAGE, "", INSTALL)
     if not all(map(find_spec, ("tokenizers", "safetensors"))):
