@@ -5,6 +5,7 @@ from metajax import data as data
 from metajax import estimators as estimators
 from metajax import losses as losses
 from metajax import models as models
+from metajax import problems as problems
 from metajax import rules as rules
 from metajax import trees as trees
 from metajax import unrolls as unrolls

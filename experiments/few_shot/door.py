@@ -134,7 +134,7 @@ def load(picked: Chosen):
 def recipe(picked: Chosen, problem):
     """The learner that the flags name."""
     from experiments.few_shot import assembling
-    from experiments.few_shot.optimizers import optimizer as by_name
+    from experiments.optimizers import optimizer as by_name
 
     learner, read = picked.learner, door.flag_names(picked.learner)
     make = door.bound(learner, CHOICES)
@@ -208,7 +208,7 @@ def _outer(picked: Chosen):
     import optax
 
     from experiments.few_shot import assembling
-    from experiments.few_shot.optimizers import optimizer as by_name
+    from experiments.optimizers import optimizer as by_name
 
     rate = door.bound(picked.schedule, CHOICES)(FLAGS.num_steps)
     optimizer = by_name(FLAGS.outer_optimizer, rate, FLAGS.outer_options)
