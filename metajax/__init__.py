@@ -51,6 +51,7 @@ from metajax.learners import freeze as freeze
 from metajax.objectives import multi_step_loss as multi_step_loss
 from metajax.objectives import query_loss as query_loss
 from metajax.objectives import step_weights as step_weights
+from metajax.smoothness import check_slope as check_slope
 from metajax.steps import Collected as Collected
 from metajax.steps import TrainState as TrainState
 from metajax.steps import scheduled_step as scheduled_step
