@@ -73,7 +73,11 @@ _JUDGED_BY = _own.one_of(
     "trained on, or of others.",
 )
 _own.integer("num_tasks", 8, "Trainings side by side.", 1)
-_OUTER_RATE = _own.number("outer_rate", 3e-3, "Rate of the outer Adam.")
+_OUTER_RATE = _own.number(
+    "outer_rate",
+    3e-3,
+    "Rate of the outer Adam, which falls to zero along a cosine.",
+)
 _BASELINES = _own.names(
     "baselines",
     ["adam", "adam_cosine"],
@@ -176,7 +180,8 @@ def run(started: float | None = None) -> int:
     """Runs what the flags say, and returns the exit code."""
     from experiments import running
 
-    settings = door.settings(FLAGS, free=_FREE)
+    # The rate falls over all of the steps.
+    settings = door.settings(FLAGS, free=_FREE, fixed=("num_steps",))
     return running.run(experiment, door.options(FLAGS), settings, started=started)
 
 
@@ -186,6 +191,7 @@ def experiment():
 
     from experiments.learned_optimizer import problems, study
 
+    falling = optax.cosine_decay_schedule(FLAGS.outer_rate, max(FLAGS.num_steps, 1))
     learned_on = problems.Choice(
         *(FLAGS.problem, FLAGS.data, FLAGS.hidden, FLAGS.layers),
         *(FLAGS.max_hidden, FLAGS.max_layers, FLAGS.dim),
@@ -210,9 +216,7 @@ def experiment():
             *(FLAGS.num_validation_tasks, FLAGS.num_test_tasks),
             *(FLAGS.eval_steps or FLAGS.horizon, FLAGS.places),
         ),
-        optimizer=optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adam(FLAGS.outer_rate)
-        ),
+        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(falling)),
         num_tasks=FLAGS.num_tasks,
         rule_name=FLAGS.rule,
     )
