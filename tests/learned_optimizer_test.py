@@ -181,7 +181,9 @@ def test_a_rule_is_learned_judged_and_carried_further(
     for name in ("trainings.png", "rule.png"):
         assert min(Image.open(tmp_path / name).size) > 100
     assert "def optimizer()" in (tmp_path / "rule.py").read_text()
-    code, out = run("--eval_only", "--eval_hidden=6", "--eval_steps=8")
+    code, out = run(
+        "--eval_only", "--eval_hidden=6", "--eval_steps=8", "--baselines=sgd"
+    )
     assert code == 0 and "\n          8" in out
 
 

@@ -1,5 +1,6 @@
 """The engine: every experiment that runs on it keeps its promises."""
 
+import contextlib
 from functools import partial
 import json
 import os
@@ -107,6 +108,20 @@ def games():
     )
 
 
+@contextlib.contextmanager
+def compiled():
+    """The names of the programs that are compiled, or come from the cache."""
+    names = []
+
+    def listen(event, seconds, *, fun_name="", **more):
+        if event.endswith("/backend_compile_duration"):
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def log(workdir):
     timing = ("seconds", "tasks_per_second")
     lines = logs.read_metrics(workdir / "metrics.jsonl")
@@ -120,7 +135,9 @@ def test_every_experiment_goes_on_to_the_same_bits(
     monkeypatch.setattr(pictures, "save", lambda figure, _: pictures.plt.close(figure))
     make = partial(EXPERIMENTS[name], data_dir)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert run_in(make, whole) == 0
+    with compiled() as programs:
+        assert run_in(make, whole) == 0
+    assert programs.count("jit(_train)") == 1  # One program for all steps.
     advance, stops = loop._advance, [2]  # After a checkpoint.
 
     def stopped(prepared, progress, *rest):
