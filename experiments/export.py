@@ -35,6 +35,8 @@ def export() -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     print(f"Written to {FLAGS.out}; run it as experiments/examples/run_export.py does.")
+    if run.encoder:
+        print(f"It takes features of {run.encoder.name}, which is not in the file.")
     return 0
 
 

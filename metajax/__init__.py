@@ -2,6 +2,7 @@
 
 from metajax import adjoints as adjoints
 from metajax import data as data
+from metajax import encoders as encoders
 from metajax import estimators as estimators
 from metajax import losses as losses
 from metajax import models as models

@@ -30,7 +30,8 @@ def export(
         predict: task, inputs [queries, ...] -> probabilities float32[queries, ways]
 
     Examples are `ways * shots`; a label of -1 says that one is padding. Queries are any
-    number. Inputs are as the data has them: images of uint8, ids of tokens. In regression
+    number. Inputs are as the data has them: images of uint8, ids of tokens; of a run with
+    an encoder they are its features, and the encoder is not in the file. In regression
     values, float32[examples, outputs], are in the place of labels and of probabilities.
 
     Args:
@@ -59,6 +60,7 @@ def export(
         "outputs": ways,
         "shape": [*run.example.shape],
         "dtype": np.dtype(run.example.dtype).name,
+        "encoder": run.encoder and run.encoder.name,
         "classifies": run.classifies,
         "calibrated": run.temperature is not None,
         "platforms": [*PLATFORMS],

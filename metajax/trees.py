@@ -198,7 +198,7 @@ def load(path: str | Path, like: PyTree, belongs_to: BelongsTo | None = None) ->
     leaves, structure = jax.tree.flatten(like)
     wanted = dict(zip(leaf_paths(like), leaves))
     strange = sorted(set(found) - set(wanted))
-    if strange or not found:
+    if strange or (wanted and not found):
         raise ValueError(
             f"{path} has {', '.join(strange) or 'no array'}, but the parameters are "
             f"{', '.join(wanted)}: rename or leave out what does not belong."

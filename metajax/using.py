@@ -18,6 +18,7 @@ from metajax.data.class_arrays import as_labels
 from metajax.data.few_shot import scaled
 from metajax.data.numeric import as_numbers
 from metajax.data.reading import Read
+from metajax.encoders import Encoder, features
 
 CARD = "card.json"  # In a run's directory: what is to be known to use it.
 _QUERIES = 256  # So many are predicted at a time.
@@ -74,8 +75,8 @@ class Learned:
       meta: its meta-parameters.
       model: the model within it.
       kind: what raw examples are: images, texts or arrays.
-      read: from raw examples to inputs, as in training.
-      example: shape and dtype of one of them.
+      read: from raw examples to inputs, as in training, before an encoder.
+      example: shape and dtype of one input of the learner.
       ways: the width of its outputs, if it has parameters that depend on it.
       classes: the names of the classes that it was trained on; none in regression.
       classifies: whether targets are labels of classes.
@@ -83,6 +84,7 @@ class Learned:
       temperature: what logits are divided by, as it was chosen on validation tasks; None
         if probabilities are not calibrated.
       transductive: whether predictions depend on the inputs beside them.
+      encoder: what turns what was read into the learner's inputs, if the run has one.
 
     Example:
       >>> run = load("runs/mine")  # doctest: +SKIP
@@ -103,6 +105,7 @@ class Learned:
     keeps_labels: bool = False
     temperature: float | None = None
     transductive: bool = False
+    encoder: Encoder | None = None
 
     def adapt(
         self,
@@ -127,7 +130,7 @@ class Learned:
         Raises:
           ValueError: if they do not fit each other or the learner; it says which.
         """
-        examples = self.read(inputs)
+        examples = self._inputs(inputs)
         classes, numbers = self._encode((), targets)
         ways = self._ways(len(classes), max_classes)
         if max_examples is not None and max_examples < len(examples):
@@ -162,7 +165,7 @@ class Learned:
         Raises:
           ValueError: as `adapt`; of a class too many for the learner.
         """
-        examples = self.read(inputs)
+        examples = self._inputs(inputs)
         classes, numbers = self._encode(task.classes, targets)
         ways = task.ways
         if len(classes) > ways:
@@ -192,7 +195,7 @@ class Learned:
         Raises:
           ValueError: if the inputs do not fit, or if adaptation has diverged.
         """
-        queries = self.read(inputs)
+        queries = self._inputs(inputs)
         learner = self.learner(task.ways)
         at_once = len(queries) if self.transductive else _QUERIES
         outputs = np.concatenate(
@@ -210,6 +213,11 @@ class Learned:
     def probabilities(self, logits: jax.Array | np.ndarray) -> jax.Array:
         """Those of logits `[examples, classes]`, calibrated if a temperature is known."""
         return jax.nn.softmax(logits / (self.temperature or 1.0))
+
+    def _inputs(self, examples: Sequence[Any]) -> np.ndarray:
+        """Raw examples as the learner takes them."""
+        read = self.read(examples)
+        return read if self.encoder is None else features(self.encoder, read)
 
     def _adapt(self, inputs, targets, classes, ways, room) -> AdaptedTask:
         if len(inputs) != len(targets):

@@ -244,6 +244,16 @@ RUNS = [
         for learner in ("floor", "bag", "maml", "in_context")
         for fold in ("01", "02", "03", "04", "05")
     ),
+    *(
+        Run(
+            f"clinc150_5way_1shot_minilm{learner}_{fold}",
+            preset=f"clinc150_5way_1shot_minilm{learner}",
+            flags=(f"--clinc_fold={fold}",),
+            tests=_FIVE_SHOTS,
+        )
+        for learner in ("", "_metric", "_ridge", "_maml", "_in_context")
+        for fold in ("01", "02", "03", "04", "05")
+    ),
     Run("mnist_permuted"),
     Run("mnist_permuted_1shot"),
     Run("mnist_pretrained"),

@@ -85,6 +85,8 @@ def test_recipes_are_not_jitted(name):
         "metajax/using.py",
         "metajax/exporting.py",
         "metajax/data/glyphs.py",
+        "metajax/encoders/minilm.py",
+        "metajax/encoders/efficientnet_lite0.py",
         "metajax/adjoints/updates.py",  # Its check of the optimizer, while tracing.
     )
     assert name in may_jit or "jax.jit" not in FILES[name].read_text()
@@ -105,7 +107,8 @@ def public(module) -> list[str]:
 
 
 def test_every_public_name_is_documented():
-    for module in (mj, mj.data, mj.models, mj.adjoints, mj.estimators, mj.losses):
+    modules = mj, mj.data, mj.encoders, mj.models, mj.adjoints, mj.estimators, mj.losses
+    for module in modules:
         for name in public(module):
             value = getattr(module, name)
             if getattr(value, "__module__", "").startswith("metajax"):

@@ -266,6 +266,7 @@ def _card(
         "inner_steps": inner_steps,
         "shape": [*problem.inputs.shape],
         "dtype": str(problem.inputs.dtype),
+        "raw": problem.raw and [[*problem.raw.shape], str(problem.raw.dtype)],
         "classes": data.names if data else [],
         "keeps_labels": not getattr(problem.test, "permute_labels", True),
         "transductive": normalization == "transductive",

@@ -8,10 +8,18 @@ from experiments import command, door
 from experiments.door import Part
 from experiments.few_shot.adjoints import ADJOINTS, SOLVERS
 from experiments.few_shot.data import DATA
-from experiments.few_shot.data.tasks import DATA_DIR
+from experiments.few_shot.data.encoding import ENCODING, TEXT_LENGTH, VOCABULARY
+from experiments.few_shot.data.tasks import (
+    AUGMENT,
+    CLASSES,
+    DATA_DIR,
+    QUARTER_TURNS,
+    ROTATIONS,
+)
+from experiments.few_shot.encoders import ENCODER, ENCODERS
 from experiments.few_shot.flags import FLAGS, integer, one_of
 from experiments.few_shot.learners import LEARNERS
-from experiments.few_shot.models import MODELS
+from experiments.few_shot.models import MODELS, VECTOR_MODELS
 from experiments.few_shot.outer import (
     ESTIMATOR,
     ESTIMATORS,
@@ -22,7 +30,7 @@ from experiments.few_shot.outer import (
     OUTER_SCHEDULE,
     SCHEDULES,
 )
-from experiments.few_shot.parts import Data, Learner
+from experiments.few_shot.parts import Data, FrozenEncoder, Learner
 from experiments.few_shot.readers import READERS
 
 DATA_SET = one_of(
@@ -55,13 +63,14 @@ EVAL_TASKS_PER_CHUNK = integer(
 )
 # What every run reads, whatever it chooses.
 ALWAYS = (
-    *(DATA_SET, DATA_DIR, MODEL, LEARNER, ESTIMATOR),
+    *(DATA_SET, DATA_DIR, ENCODER, MODEL, LEARNER, ESTIMATOR),
     *(OUTER_OPTIMIZER, OUTER_OPTIONS, OUTER_CLIP, OUTER_SCHEDULE, FROZEN),
     *(NUM_TASKS, TASKS_PER_CHUNK, MAX_SKIPPED),
     *(NUM_VALIDATION_TASKS, NUM_TEST_TASKS, EVAL_TASKS_PER_CHUNK),
 )
 CHOICES = {
     "data": DATA,
+    "encoder": ENCODERS,
     "model": MODELS,
     "learner": LEARNERS,
     "reader": READERS,
@@ -73,12 +82,13 @@ CHOICES = {
 
 
 class Chosen(SimpleNamespace):
-    """The parts that flags name: data, model, learner, estimator, schedule.
+    """The parts that flags name: data, encoder, model, learner, estimator, schedule.
 
     `adjoint` is None where flags choose none. Beside them their names, as resolved.
     """
 
     data: Data
+    encoder: FrozenEncoder
     model: Part
     learner: Learner
     estimator: Part
@@ -95,7 +105,7 @@ class Chosen(SimpleNamespace):
 def chosen(values: dict) -> Chosen:
     """The parts that the values of all flags name."""
     learner = LEARNERS[values["learner"]]
-    names = {name: values[name] for name in ("data", "model", "learner")}
+    names = {name: values[name] for name in ("data", "encoder", "model", "learner")}
     names["estimator"] = values["estimator"] or learner.estimator
     names["outer_schedule"] = values["outer_schedule"]
     if "reader" in door.flag_names(learner):
@@ -107,6 +117,7 @@ def chosen(values: dict) -> Chosen:
     adjoint = names.get("adjoint")
     return Chosen(
         data=DATA[names["data"]],
+        encoder=ENCODERS[names["encoder"]],
         model=MODELS[names["model"]],
         learner=learner,
         estimator=ESTIMATORS[names["estimator"]],
@@ -129,7 +140,7 @@ def sections() -> dict[str, list[str]]:
 
 def lists() -> dict[str, dict[str, str]]:
     """What there is to choose, a line each."""
-    named = ("data", "model", "learner", "adjoint", "estimator")
+    named = ("data", "encoder", "model", "learner", "adjoint", "estimator")
     chosen = {choice: CHOICES[choice] for choice in named}
     return command.lists(command.PRESETS, chosen)
 
@@ -149,9 +160,46 @@ def _fits(values):
     return True
 
 
+# What changes images, or splits texts up, and so has nothing left to do.
+_BEFORE_ENCODERS = (
+    AUGMENT,
+    QUARTER_TURNS,
+    ROTATIONS,
+    ENCODING,
+    VOCABULARY,
+    TEXT_LENGTH,
+)
+
+
+def _encoder_demands(picked: Chosen):
+    """Likewise, where a frozen encoder is chosen."""
+    name, takes = picked.names["encoder"], picked.encoder.takes
+    fitting = [
+        name
+        for name, data in DATA.items()
+        if data.raw.about in takes and data.tasks is CLASSES
+    ]
+    yield (
+        lambda f: f.data in fitting,
+        f"--encoder={name} is for {' or '.join(takes)}: --data={', '.join(fitting)}",
+    )
+    yield (
+        lambda f: f.model in VECTOR_MODELS,
+        f"--encoder={name} gives vectors, which --model={', '.join(VECTOR_MODELS)} takes",
+    )
+    for holder in _BEFORE_ENCODERS:
+        yield (
+            lambda f, holder=holder: getattr(f, holder.name) == holder.default,
+            f"--{holder.name} has no use with --encoder={name}, which sees examples as "
+            "they are",
+        )
+
+
 def _demands(picked: Chosen, values: dict):
     """What flags must be for the parts that they name: lines of `(holds, message)`."""
     learner = picked.learner
+    if picked.encoder.takes:
+        yield from _encoder_demands(picked)
     if not learner.moves:
         yield (
             lambda f: f.estimator != "displacement",

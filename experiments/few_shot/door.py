@@ -8,7 +8,7 @@ from experiments import command, door
 from experiments.few_shot import choosing
 from experiments.few_shot.adjoints import ADJOINTS
 from experiments.few_shot.choosing import CHOICES, Chosen
-from experiments.few_shot.data.encoding import ENCODING
+from experiments.few_shot.data.encoding import ENCODING, WHOLE
 from experiments.few_shot.flags import FLAGS
 from experiments.few_shot.inner import (
     ADAPTED,
@@ -94,7 +94,8 @@ def experiment():
     picked = choosing.now()
     problem = load(picked)
     chunk = FLAGS.tasks_per_chunk
-    if chunk is None and picked.data.images and jax.default_backend() == "cpu":
+    has_images = picked.data.images and not picked.encoder.takes
+    if chunk is None and has_images and jax.default_backend() == "cpu":
         # One task of images keeps a core busy, and more would not fit its caches;
         # accelerators are busier the more there are.
         chunk = 1
@@ -127,8 +128,22 @@ def _next_steps(problem) -> dict[str, str]:
 
 def load(picked: Chosen):
     """The tasks that the flags name."""
-    classes = door.bound(picked.data, CHOICES)()
-    return door.bound(picked.data.tasks, CHOICES)(classes)
+    classes = door.bound(picked.data, CHOICES, **before_encoder(picked))()
+    encoder, raw = door.bound(picked.encoder, CHOICES)(), None
+    if encoder is not None:
+        import jax
+
+        import metajax as mj
+
+        inputs = classes[0].inputs
+        raw = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
+        classes = [mj.encoders.encode(each, encoder) for each in classes]
+    return door.bound(picked.data.tasks, CHOICES)(classes)._replace(raw=raw)
+
+
+def before_encoder(picked: Chosen) -> dict:
+    """Flags that are other than given where a frozen encoder reads texts."""
+    return WHOLE if "texts" in picked.encoder.takes else {}
 
 
 def recipe(picked: Chosen, problem):
@@ -156,9 +171,12 @@ def recipe(picked: Chosen, problem):
 
 
 def _belongs_to(picked: Chosen) -> dict[str, str]:
-    """What parameters would give other outputs with: the model, and how texts are read."""
+    """What parameters would give other outputs with: the model, and how inputs are read."""
     read = {holder.name: holder.value for holder in picked.model.reads}
-    if ENCODING.name in door.flag_names(picked.data):
+    if picked.encoder.takes:
+        read |= {holder.name: holder.value for holder in picked.encoder.reads}
+        read["encoder"] = picked.names["encoder"]
+    elif ENCODING.name in door.flag_names(picked.data):
         read[ENCODING.name] = ENCODING.value
     names = {"model": picked.names["model"], **read}
     fixed = {k: v for k, v in names.items() if k not in (INIT_STD.name, WARP.name)}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # The door must not wait for JAX.
 
     from metajax.base import Adjoint, Loss, MetaLearner, Model, Sampler
     from metajax.data import ClassArrays
+    from metajax.encoders import Encoder
 
 
 class Problem(NamedTuple):
@@ -33,6 +34,7 @@ class Problem(NamedTuple):
     metrics: dict[str, Loss] = {}  # Reported beside the loss,
     eval_metrics: dict[str, Loss] = {}  # and in evaluation alone.
     calibrate: bool = False  # By a temperature, chosen on the validation tasks.
+    raw: jax.ShapeDtypeStruct | None = None  # One example before a frozen encoder.
 
     @property
     def digests(self) -> dict[str, str]:
@@ -72,6 +74,26 @@ class Data(NamedTuple):
     @property
     def flags(self) -> tuple[flags.FlagHolder, ...]:
         return (*self.reads, *self.tasks.flags)
+
+
+class FrozenEncoder(NamedTuple):
+    """A frozen encoder.
+
+    Attributes:
+      about: what it is, in a line.
+      make: builds it, or None for none, by the flags in `reads`.
+      takes: what raw examples may be: images, texts or arrays.
+      reads: those flags.
+    """
+
+    about: str
+    make: Callable[..., Encoder | None]
+    takes: tuple[str, ...]
+    reads: tuple[flags.FlagHolder, ...] = ()
+
+    @property
+    def flags(self) -> tuple[flags.FlagHolder, ...]:
+        return self.reads
 
 
 class Given(NamedTuple):

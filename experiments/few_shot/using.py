@@ -34,7 +34,10 @@ def load(workdir: Path, card: Mapping[str, Any]) -> Learned:
         example = jax.ShapeDtypeStruct(tuple(card["shape"]), card["dtype"])
         problem = problem._replace(inputs=example)
         recipe, num_steps = door.recipe(picked, problem), door.steps(picked).training
-        read = doors.bound(picked.data.raw, CHOICES)(example)
+        encoder = doors.bound(picked.encoder, CHOICES)()
+        raw = jax.ShapeDtypeStruct(*card["raw"]) if encoder else example
+        changes = door.before_encoder(picked)
+        read = doors.bound(picked.data.raw, CHOICES, **changes)(raw)
 
     @functools.cache
     def learner(ways: int):
@@ -53,6 +56,7 @@ def load(workdir: Path, card: Mapping[str, Any]) -> Learned:
         model=recipe.model(problem.eval_outputs),
         kind=picked.data.raw.about,
         read=read,
+        encoder=encoder,
         example=example,
         ways=None if picked.learner.any_ways else problem.eval_outputs,
         classes=tuple(card["classes"]),

@@ -1,5 +1,6 @@
 """Task distributions and the data behind them."""
 
+from metajax.data.characters import characters as characters
 from metajax.data.cifar import cifar_fs as cifar_fs
 from metajax.data.cifar import fc100 as fc100
 from metajax.data.class_arrays import ClassArrays as ClassArrays
@@ -7,6 +8,7 @@ from metajax.data.class_arrays import by_fraction as by_fraction
 from metajax.data.class_arrays import by_name as by_name
 from metajax.data.class_arrays import from_arrays as from_arrays
 from metajax.data.class_lists import SPLITS as SPLITS
+from metajax.data.class_lists import read_split as read_split
 from metajax.data.clinc150 import clinc150 as clinc150
 from metajax.data.csv_texts import from_csv as from_csv
 from metajax.data.few_shot import FewShot as FewShot

@@ -11,36 +11,46 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 
-def cached(name: str, key: str, make: Callable[[], Arrays]) -> Arrays:
+def cached(
+    name: str,
+    key: str,
+    make: Callable[[], Arrays],
+    check: Callable[[Arrays], None] = lambda arrays: None,
+) -> Arrays:
     """Arrays from `$XDG_CACHE_HOME/metajax`, made and written there if need be.
 
     Args:
       name: what the arrays are, in a file's name.
       key: digest of all that they are made from; another digest is another file.
       make: makes the arrays where there are none, or where their file is damaged.
+      check: raises a ValueError if arrays that were read are not those meant.
 
     Returns:
       The arrays by name.
     """
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     path = caches / "metajax" / f"{name}-{key[:16]}.npz"
-    arrays = _read(path)
+    arrays = _read(path, check)
     if arrays is None:
         arrays = make()
         _write(path, arrays)
     return arrays
 
 
-def _read(path: Path) -> Arrays | None:
+def _read(path: Path, check: Callable[[Arrays], None]) -> Arrays | None:
     if not path.exists():
         return None
     try:
         with np.load(path) as stored:
             stored.zip.testzip()  # NumPy itself stops short of some checksums.
             names = stored["names"].tolist()  # So that a lost member is noticed.
-            return {name: stored[name] for name in names}
+            arrays = {name: stored[name] for name in names}
+        check(arrays)
+        return arrays
     except Exception as error:  # There is no telling what damage makes NumPy raise.
-        logging.warning("The cache %s is damaged and will be rebuilt: %s", path, error)
+        logging.warning(
+            "The cache %s is damaged or outdated and will be rebuilt: %s", path, error
+        )
         return None
 
 

@@ -3,6 +3,7 @@
 import functools
 from importlib import resources
 import json
+from pathlib import Path
 
 SPLITS = ("train", "validation", "test")
 
@@ -27,6 +28,34 @@ def class_list(name: str, split: str) -> list[str]:
     if split not in SPLITS:
         raise ValueError(f"{name} has no split {split!r}: train, validation or test.")
     return list(_read(name)[split])
+
+
+def read_split(path: str | Path) -> dict[str, list[str]]:
+    """The class names of a split of one's own, from a JSON file.
+
+    Args:
+      path: a file such as `{"train": ["a", "b"], "validation": ["c"], "test": ["d"]}`.
+
+    Returns:
+      The names by "train", "validation" and "test".
+
+    Raises:
+      ValueError: if it is no such file.
+    """
+    try:
+        found = json.loads(Path(path).read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    lists = (
+        [found.get(split) for split in SPLITS] if isinstance(found, dict) else [None]
+    )
+    for names in lists:
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise ValueError(
+                f"{path} must be an object of train, validation and test, each a list of "
+                "class names."
+            )
+    return dict(zip(SPLITS, lists))
 
 
 @functools.cache

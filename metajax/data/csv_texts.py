@@ -40,7 +40,8 @@ def from_csv(
 
     Args:
       path: the file, in UTF-8, or in UTF-16 with its mark; commas, semicolons, tabs or
-        bars separate the columns, of which all but two are ignored.
+        bars separate the columns, of which all but two are ignored. Of a folder all
+        files `*.csv`, as one.
       encode: from a text to its ids, such as `words()` or `ngrams()`.
       length: ids kept of a text; as many as the longest has, if None.
       text_column: the name of the column of texts.
@@ -80,7 +81,7 @@ def read_columns(
     """Some columns of a CSV file whose first line names them, as `from_csv` reads it.
 
     Args:
-      path: the file.
+      path: the file, or a folder of some.
       columns: their names.
       fault: what is wrong with the values of a row, or nothing.
       skip_bad_rows: whether to leave out bad rows with a warning.
@@ -91,6 +92,12 @@ def read_columns(
     Raises:
       ValueError: as `from_csv`.
     """
+    if Path(path).is_dir():
+        files = sorted(Path(path).glob("*.csv"))
+        if not files:
+            raise ValueError(f"{path} has no file *.csv.")
+        options = {"fault": fault, "skip_bad_rows": skip_bad_rows}
+        return [row for file in files for row in read_columns(file, columns, **options)]
     header, rows = _table(path, columns)
     kept, faults = [], []
     for row in rows:

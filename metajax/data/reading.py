@@ -101,18 +101,23 @@ def _from_0_to_1(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
 
 
-def text_reader(encode: Encode, length: int) -> Read:
+def text_reader(encode: Encode, length: int | None = None) -> Read:
     """Reads strings as ids of tokens.
 
     Args:
       encode: from a text to its ids, such as `words()` or `ngrams()`.
-      length: ids kept of a text.
+      length: ids kept of a text; as many as the longest of them has, if None.
 
     Returns:
       A function from texts to int32 ids `[examples, length]`, padded with 0, which
       raises a ValueError that names the first text without a token.
     """
-    return lambda texts: padded(encoded(_several(texts, "texts"), encode), length)
+
+    def read(texts: Sequence[Any]) -> np.ndarray:
+        ids = encoded(_several(texts, "texts"), encode)
+        return padded(ids, length or max(map(len, ids)))
+
+    return read
 
 
 def array_reader(shape: tuple[int, ...], dtype: Any) -> Read:

@@ -8,6 +8,7 @@ from metajax.models.attentive import convolving as convolving
 from metajax.models.conv4 import conv4 as conv4
 from metajax.models.full_context import full_context as full_context
 from metajax.models.mlp import mlp as mlp
+from metajax.models.mlp import residual_mlp as residual_mlp
 from metajax.models.readers import from_reader as from_reader
 from metajax.models.readers import in_context_transformer as in_context_transformer
 from metajax.models.readers import linear_attention as linear_attention

@@ -64,3 +64,54 @@ def mlp(
     if not all(width > 0 for width in (*hidden, 1 if outputs is None else outputs)):
         raise ValueError(f"mlp: widths must be positive: got {(*hidden, outputs)}.")
     return from_linen(MLP(tuple(hidden), outputs, init_std, warp))
+
+
+class ResidualMLP(nn.Module):
+    """Inputs, and what a perceptron of them adds: nothing at first."""
+
+    hidden: Sequence[int]
+    outputs: int | None
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        inputs = inputs.reshape(len(inputs), -1)
+        hidden = inputs
+        for width in self.hidden:
+            hidden = nn.relu(layers.Dense(width)(hidden))
+        zeros = nn.initializers.zeros
+        hidden = inputs + layers.Dense(inputs.shape[1], zeros, name="added")(hidden)
+        if self.outputs is None:
+            return hidden
+        return layers.Dense(self.outputs, zeros, name="head")(hidden)
+
+
+def residual_mlp(hidden: Sequence[int], outputs: int | None) -> Model:
+    """A perceptron beside its inputs, for features of a frozen encoder.
+
+        features + added(relu(... features ...)),  added = 0 at first
+
+    so that meta-learning begins at what the encoder gives.
+
+    Args:
+      hidden: the widths of the hidden layers; none for a linear map.
+      outputs: the width of a last layer, zero at first; None for no such layer, so that
+        the outputs have as many features as the inputs.
+
+    Returns:
+      A model that flattens each input.
+
+    Source:
+      Gao et al. 2021 (arXiv 2110.04544), section 3.2, whose sum is a weighted one.
+
+    Example:
+      >>> model = residual_mlp([8], None)
+      >>> features = jax.numpy.ones((2, 3))
+      >>> params = model.init(jax.random.key(0), features)
+      >>> bool((model.apply(params, features) == features).all())
+      True
+    """
+    if not all(width > 0 for width in (*hidden, 1 if outputs is None else outputs)):
+        raise ValueError(
+            f"residual_mlp: widths must be positive: {(*hidden, outputs)}."
+        )
+    return from_linen(ResidualMLP(tuple(hidden), outputs))

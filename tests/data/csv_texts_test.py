@@ -124,8 +124,8 @@ def test_all_bad_rows_are_named_at_once_or_skipped(tmp_path, caplog, end, last):
 
 def test_what_is_no_file_or_no_text_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")  # To be waited for, for ever.
-    for path in (tmp_path / "pipe.csv", tmp_path):
-        with pytest.raises(ValueError, match=f"{path.name} is not a regular file"):
+    for path in (tmp_path / "pipe.csv", tmp_path):  # Also as one of a folder.
+        with pytest.raises(ValueError, match="pipe.csv is not a regular file"):
             from_csv(path, encode=words())
     with pytest.raises(ValueError, match="cannot be read as CSV in UTF-8 or UTF-16"):
         _csv(tmp_path, "text,label\ncaf\u00e9,a\n", "latin-1")
@@ -135,3 +135,16 @@ def test_of_very_many_bad_rows_some_are_named(tmp_path):
     content = "text,label\n" + "!,a\n" * 30
     with pytest.raises(ValueError, match="record 21, '!', has no token; and 10 more"):
         _csv(tmp_path, content)
+
+
+def test_the_files_of_a_folder_are_read_as_one(tmp_path):
+    for name, row in (("b", "see you,bye"), ("a", '"hello, there; you",hi')):
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{row}\n")
+    (tmp_path / "categories.json").write_text("[]")
+    assert _texts(from_csv(tmp_path, encode=words())) == EXPECTED
+    (tmp_path / "c.csv").write_text("one,two\n1,2\n")
+    with pytest.raises(ValueError, match="c.csv must name columns text and label"):
+        from_csv(tmp_path, encode=words())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty has no file"):
+        from_csv(tmp_path / "empty", encode=words())

@@ -7,7 +7,7 @@ import pytest
 
 import metajax as mj
 from metajax.losses import cross_entropy
-from metajax.models import mlp
+from metajax.models import mlp, residual_mlp
 
 
 def _inputs(seed, *shape):
@@ -82,3 +82,26 @@ def test_a_prediction_does_not_depend_on_the_other_queries():
 def test_widths_that_are_not_positive_are_refused(hidden, outputs):
     with pytest.raises(ValueError, match="widths must be positive"):
         mlp(hidden, outputs)
+
+
+@pytest.mark.parametrize("hidden", [(), (6,)])
+def test_a_residual_mlp_adds_to_its_inputs_nothing_at_first(hidden):
+    inputs = _inputs(0, 5, 2, 2)
+    flat, model = inputs.reshape(5, 4), residual_mlp(hidden, None)
+    params = model.init(jax.random.key(0), inputs)
+    np.testing.assert_array_equal(model.apply(params, inputs), flat)
+    whole = residual_mlp(hidden, 3)
+    logits = whole.apply(whole.init(jax.random.key(0), inputs), inputs)
+    np.testing.assert_array_equal(logits, np.zeros((5, 3)))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    layers, added = jax.tree.map(np.asarray, params), flat
+    for name in (*["Dense_0"] * len(hidden), "added"):
+        added = added @ layers[name]["kernel"] + layers[name]["bias"]
+        added = np.maximum(added, 0) if name != "added" else added
+    np.testing.assert_allclose(model.apply(params, inputs), flat + added, atol=1e-5)
+
+
+def test_widths_that_are_none_are_refused():
+    for make in (mlp, residual_mlp):
+        with pytest.raises(ValueError, match="widths must be positive"):
+            make([0], 2)

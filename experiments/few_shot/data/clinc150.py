@@ -4,7 +4,7 @@ from experiments.few_shot.data.encoding import (
     ENCODING,
     TEXT_LENGTH,
     VOCABULARY,
-    encoder,
+    tokens,
 )
 from experiments.few_shot.data.raw import TEXTS
 from experiments.few_shot.data.tasks import CLASSES, DATA_DIR, of_each_split
@@ -25,7 +25,7 @@ def make(*, clinc_fold, encoding, vocabulary, text_length, data_dir):
     return of_each_split(
         mj.data.clinc150,
         fold=clinc_fold,
-        encode=encoder(encoding, vocabulary),
+        encode=tokens(encoding, vocabulary),
         length=text_length,
         data_dir=data_dir,
     )

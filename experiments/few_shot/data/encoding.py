@@ -17,8 +17,14 @@ TEXT_LENGTH = integer(
 )
 
 
-def encoder(encoding: str, vocabulary: int):
+# What the flags above are where a frozen encoder reads texts as they are.
+WHOLE = {ENCODING.name: "characters", TEXT_LENGTH.name: None}
+
+
+def tokens(encoding: str, vocabulary: int):
     """From texts to ids."""
     import metajax as mj
 
+    if encoding == "characters":
+        return mj.data.characters
     return {"words": mj.data.words, "ngrams": mj.data.ngrams}[encoding](vocabulary)

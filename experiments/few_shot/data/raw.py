@@ -1,7 +1,7 @@
 """How raw examples of a user are read for a learner of some data."""
 
 from experiments.door import Part
-from experiments.few_shot.data.encoding import ENCODING, VOCABULARY, encoder
+from experiments.few_shot.data.encoding import ENCODING, TEXT_LENGTH, VOCABULARY, tokens
 
 
 def read_images(example, **options):
@@ -12,11 +12,12 @@ def read_images(example, **options):
     return mj.data.image_reader(size, grey=channels == 1, **options)
 
 
-def _texts(example, *, encoding, vocabulary):
+def _texts(example, *, encoding, vocabulary, text_length):
     import metajax as mj
 
-    (length,) = example.shape
-    return mj.data.text_reader(encoder(encoding, vocabulary), length)
+    # That of the longest, where flags say none.
+    length = text_length and example.shape[0]
+    return mj.data.text_reader(tokens(encoding, vocabulary), length)
 
 
 def _arrays(example):
@@ -26,5 +27,5 @@ def _arrays(example):
 
 
 IMAGES = Part("images", read_images)
-TEXTS = Part("texts", _texts, (ENCODING, VOCABULARY))
+TEXTS = Part("texts", _texts, (ENCODING, VOCABULARY, TEXT_LENGTH))
 ARRAYS = Part("arrays", _arrays)

@@ -4,7 +4,7 @@ from experiments.few_shot.data.encoding import (
     ENCODING,
     TEXT_LENGTH,
     VOCABULARY,
-    encoder,
+    tokens,
 )
 from experiments.few_shot.data.own import CLASS_SPLIT, DATA_PATH, class_splits
 from experiments.few_shot.data.raw import TEXTS
@@ -34,7 +34,7 @@ def make(
 
     data = mj.data.from_csv(
         data_path,
-        encode=encoder(encoding, vocabulary),
+        encode=tokens(encoding, vocabulary),
         length=text_length,
         text_column=text_column,
         label_column=label_column,

@@ -2,5 +2,6 @@
 
 from experiments.defining import gathered
 
-NAMES = ("mlp", "conv4", "bag", "text_cnn", "text_transformer")
+NAMES = ("mlp", "residual_mlp", "conv4", "bag", "text_cnn", "text_transformer")
 MODELS = gathered(__name__, "MODEL", NAMES)
+VECTOR_MODELS = ("mlp", "residual_mlp")  # Those that take features of an encoder.

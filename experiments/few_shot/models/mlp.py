@@ -4,7 +4,11 @@ from experiments.door import Part
 from experiments.few_shot.flags import names, widths
 from experiments.few_shot.models.shared import INIT_STD, WARP
 
-HIDDEN = names("hidden", ["40", "40"], "Widths of the hidden layers of mlp.")
+HIDDEN = names(
+    "hidden",
+    ["40", "40"],
+    "Widths of the hidden layers of mlp and residual_mlp; nothing for none.",
+)
 widths(HIDDEN)
 
 

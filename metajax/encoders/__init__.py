@@ -1,0 +1,10 @@
+"""Frozen encoders: pretrained networks whose features are the inputs of tasks."""
+
+from metajax.encoders.efficientnet_lite0 import (
+    efficientnet_lite0 as efficientnet_lite0,
+)
+from metajax.encoders.features import Encoder as Encoder
+from metajax.encoders.features import encode as encode
+from metajax.encoders.features import features as features
+from metajax.encoders.features import from_encoder as from_encoder
+from metajax.encoders.minilm import minilm as minilm
