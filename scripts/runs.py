@@ -246,12 +246,19 @@ RUNS = [
     ),
     *(
         Run(
+            f"cifar_fs_5way_1shot_lite0{learner}",
+            tests=_FIVE_SHOTS,
+        )
+        for learner in ("", "_metric", "_ridge", "_anil")
+    ),
+    *(
+        Run(
             f"clinc150_5way_1shot_minilm{learner}_{fold}",
             preset=f"clinc150_5way_1shot_minilm{learner}",
             flags=(f"--clinc_fold={fold}",),
             tests=_FIVE_SHOTS,
         )
-        for learner in ("", "_metric", "_ridge", "_maml", "_in_context")
+        for learner in ("", "_metric", "_ridge", "_anil", "_in_context")
         for fold in ("01", "02", "03", "04", "05")
     ),
     Run("mnist_permuted"),

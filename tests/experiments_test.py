@@ -449,6 +449,10 @@ BAD_FLAGS = {
         ["--learner=imaml", "--first_order_until=5"],
         "--first_order_until is for",
     ),
+    "no context": (
+        ["--learner=cavia", "--model=residual_mlp"],
+        "--learner=cavia needs a model that takes a context: --model=mlp, conv4",
+    ),
     "all of the context": (["--learner=cavia", "--adapted=head/*"], "--adapted is for"),
     "displaced warp": (
         ["--learner=warpgrad", "--warp", "--estimator=displacement"],

@@ -197,6 +197,13 @@ def test_own_arrays_become_tasks_and_parameters_are_adapted_frozen_or_read(
         assert all(jax.tree.leaves(same)) == (name != "head")
 
 
+def test_own_texts_are_encoded_by_a_function_of_ones_own():
+    names = {"mj": mj, "texts": ["one", "seven", "two"], "labels": list("aba")}
+    names["embed"] = lambda texts: np.array([[len(text)] for text in texts])
+    exec(block(LIBRARY, "from_encoder(embed"), names)
+    assert names["vectors"].inputs.tolist() == [[3], [3], [5]]
+
+
 @pytest.mark.parametrize("script", ["reproduce", "side_by_side"])
 def test_the_tables_of_results_are_what_was_recorded(script):
     command = [sys.executable, ROOT / "scripts" / f"{script}.py"]

@@ -29,4 +29,10 @@ LEARNER = Learner(
     adjoint="unroll",
     rests=True,
     moves=True,
+    needs=(
+        (
+            lambda flags: flags.model in ("mlp", "conv4"),
+            "--learner=cavia needs a model that takes a context: --model=mlp, conv4",
+        ),
+    ),
 )
