@@ -59,7 +59,9 @@ def run(started: float | None = None) -> int:
     """Runs what the flags say, and returns the exit code."""
     from experiments import running
 
-    settings = door.settings(FLAGS, free=("num_test_tasks",))
+    # The rate falls along them.
+    fixed = ("num_steps",)
+    settings = door.settings(FLAGS, free=("num_test_tasks",), fixed=fixed)
     return running.run(experiment, door.options(FLAGS), settings, started=started)
 
 

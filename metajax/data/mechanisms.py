@@ -125,4 +125,5 @@ def standardised(values: jax.Array) -> jax.Array:
 
 def _one_of(kinds: list[jax.Array], kind: jax.Array) -> jax.Array:
     """For each column that of the kinds, `[rows, columns]` each, whose number it has."""
-    return sum(jnp.where((kind == i)[None], each, 0) for i, each in enumerate(kinds))
+    number = jnp.broadcast_to(kind[None, None], (1, *kinds[0].shape))
+    return jnp.take_along_axis(jnp.stack(kinds), number, axis=0)[0]

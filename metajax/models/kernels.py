@@ -9,6 +9,7 @@ import jax.numpy as jnp
 # column; of inf, the kernel is linear.
 _EXPERTS = ((3.0, jnp.inf), (0.3, 2.0), (0.1, 0.3))
 NUM_EXPERTS = len(_EXPERTS)
+_SMALL = 128  # Rows whose matrix is inverted by sweeps.
 
 
 class Fitted(NamedTuple):
@@ -82,11 +83,14 @@ def fit(
 
 
 def inverse(matrices: jax.Array) -> jax.Array:
-    """Inverses of symmetric positive definite matrices, `[..., n, n]`, by sweeps.
+    """Inverses of symmetric positive definite matrices, `[..., n, n]`.
 
     Note:
-      LAPACK, which takes many small matrices one by one, needs far longer on CPUs.
+      Small ones by sweeps: LAPACK, which takes many of them one by one, needs far longer
+      on CPUs.
     """
+    if matrices.shape[-1] > _SMALL:
+        return jnp.linalg.inv(matrices)
 
     def sweep(k, matrices):
         column = matrices[..., k]

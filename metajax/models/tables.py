@@ -53,14 +53,14 @@ class Layer(nn.Module):
             normal = nn.LayerNorm(use_bias=False, name=f"norm_{name}")(cells)
             keys_values = nn.Dense(2 * width, name=f"seen_{name}")(normal)
             queries = nn.Dense(width, name=f"asked_{name}")(normal[:, asked:])
-            heads = (
-                x.reshape(*x.shape[:2], self.heads, -1)
-                for x in (queries, *jnp.split(keys_values, 2, axis=-1))
-            )
-            return list(heads)
+            keys, values = jnp.split(keys_values, 2, axis=-1)
+            return [
+                x.reshape(*x.shape[:2], self.heads, -1) for x in (queries, keys, values)
+            ]
 
         asked = cells.shape[1] - 1 if self.last else 0
-        seen = _along_rows(*projected(cells, "row", asked), present)
+        queries, keys, values = projected(cells, "row", asked)
+        seen = _along_rows(queries, keys, values, present)
         cells = cells[:, asked:] + nn.Dense(width, name="mix_row")(seen)
         queries, *own = (x.transpose(1, 2, 0, 3) for x in projected(cells, "column"))
         keys, values = own if memory is None else memory

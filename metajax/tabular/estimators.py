@@ -1,6 +1,7 @@
 """scikit-learn's interface to networks that were pre-trained on drawn tables."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,8 @@ class _Estimator(BaseEstimator):
                 "or choose columns, such as by sklearn.feature_selection.SelectKBest."
             )
         # Of columns without a value there is nothing to know.
-        known = np.where(np.isnan(inputs).all(axis=0)[None], 0, inputs)
+        unknown = np.all(np.isnan(inputs), axis=0, keepdims=True)
+        known = np.where(unknown, 0, inputs)
         self.center_ = np.nanmedian(known, axis=0)
         spread = np.nanmax(np.abs(known - self.center_), axis=0)
         least = 1e-12 * np.abs(self.center_)  # Less is rounding.
@@ -67,7 +69,7 @@ class _Estimator(BaseEstimator):
         return self._scaled(_rows(self, X, reset=False))
 
 
-def _rows(estimator: _Estimator, *data, **options):
+def _rows(estimator: _Estimator, *data, **options) -> Any:
     """Checked data; NaN is a missing value."""
     return validate_data(
         estimator, *data, dtype=np.float64, ensure_all_finite="allow-nan", **options
@@ -145,7 +147,8 @@ class Classifier(ClassifierMixin, _Estimator):
 
     def predict(self, X) -> np.ndarray:
         """The most probable class of each row."""
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        places = np.argmax(self.predict_proba(X), axis=1)
+        return self.classes_[places]
 
 
 class Regressor(RegressorMixin, _Estimator):

@@ -15,9 +15,10 @@ from metajax.algorithms import in_context
 from metajax.base import Adapted, Batch, MetaLearner, MetaParams
 
 MOST_ROWS, MOST_COLUMNS = 1024, 32  # To learn from.
-_ROWS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, MOST_ROWS)
-_COLUMNS = (2, 4, 6, 8, 10, 12, 16, 24, MOST_COLUMNS)
-_ASKED = (16, 64, 256)  # Rows that are answered at a time.
+# Each size is compiled once: few of them, since compiling takes seconds.
+_ROWS = (32, 64, 128, 256, 512, MOST_ROWS)
+_COLUMNS = (4, 8, 16, MOST_COLUMNS)
+_ASKED = (32, 256)  # Rows that are answered at a time.
 
 
 class Network(NamedTuple):
@@ -74,9 +75,12 @@ def _compiled(classes: int | None, shape: tuple[tuple[str, int], ...]):
     learner = _learner(classes, shape)
 
     @jax.jit
-    def adapt(meta, supports):
-        key = jax.random.key(0)  # Nothing is random.
-        return jax.vmap(partial(learner.adapt, key, meta))(supports)
+    def adapt(meta, support):
+        # The members have labels of their own, and the rest in common.
+        adapt_one = partial(
+            learner.adapt, jax.random.key(0), meta
+        )  # Nothing is random.
+        return jax.vmap(adapt_one, (Batch(None, 0, None),))(support)
 
     @jax.jit
     def predict(meta, adapted, inputs):
@@ -102,15 +106,10 @@ def adapt(network: Network, inputs: np.ndarray, targets: np.ndarray) -> Adapted:
     padded = np.zeros((number, _bucket(columns, _COLUMNS)), np.float32)
     padded[:, columns:] = np.nan
     padded[:rows, :columns] = inputs
-    members = len(targets)
     beyond = [(0, 0)] * targets.ndim
     beyond[1] = (0, number - rows)
-    supports = Batch(
-        np.broadcast_to(padded, (members, *padded.shape)),
-        np.pad(targets, beyond),
-        np.broadcast_to(np.arange(number) < rows, (members, number)),
-    )
-    return jax.device_get(network.adapt(network.meta, supports))
+    support = Batch(padded, np.pad(targets, beyond), np.arange(number) < rows)
+    return jax.device_get(network.adapt(network.meta, support))
 
 
 def predict(network: Network, adapted: Adapted, inputs: np.ndarray):

@@ -150,13 +150,12 @@ def test_ridge_regressions_are_those_of_the_other_rows():
         np.testing.assert_allclose(guesses[:, row], expected[:, 0], atol=1e-4)
 
 
-def test_inverses_are_those_of_linalg():
-    factors = np.random.default_rng(0).normal(size=(2, 5, 9)).astype(np.float32)
-    matrices = factors @ factors.swapaxes(1, 2) + np.eye(5, dtype=np.float32)
-    expected = np.linalg.inv(matrices)
-    np.testing.assert_allclose(
-        kernels.inverse(jnp.asarray(matrices)), expected, rtol=1e-3
-    )
+@pytest.mark.parametrize("size", [5, 130])
+def test_inverses_are_those_of_linalg(size):
+    factors = np.random.default_rng(0).normal(size=(2, size, size))
+    matrices = factors @ factors.swapaxes(1, 2) + np.eye(size)
+    found = kernels.inverse(jnp.asarray(matrices, jnp.float32))
+    np.testing.assert_allclose(found, np.linalg.inv(matrices), atol=1e-3)
 
 
 def test_views_tell_rank_ties_and_what_is_missing():
