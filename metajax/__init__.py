@@ -1,5 +1,7 @@
 """metajax: meta-learning in JAX."""
 
+from importlib import import_module
+
 from metajax import adjoints as adjoints
 from metajax import data as data
 from metajax import encoders as encoders
@@ -61,3 +63,9 @@ from metajax.streams import draw_tasks as draw_tasks
 from metajax.training import init_state as init_state
 from metajax.training import train as train
 from metajax.using import load as load
+
+
+def __getattr__(name: str):
+    if name == "tabular":  # When asked for, since it needs scikit-learn.
+        return import_module("metajax.tabular")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,7 @@ from experiments.noisy_labels.study import Study
 from experiments.running import loop, measuring, pictures
 from experiments.sequences import Reading
 from metajax import logs
-from tests import learned_optimizer_test
+from tests import learned_optimizer_test, tabular_experiment_test
 
 ROOT = Path(__file__).parents[1]
 STEPS = ["--num_steps=4", "--log_every_steps=2", "--eval_every_steps=2"]
@@ -83,6 +83,7 @@ EXPERIMENTS = {
     "own": lambda data_dir: own_experiment.experiment(),
     "games": lambda data_dir: games(),
     "learned_optimizer": lambda data_dir: learned_optimizer_test.small(),
+    "tabular": lambda data_dir: tabular_experiment_test.small(),
 }
 
 
@@ -256,7 +257,14 @@ def test_tables_have_a_line_a_place_and_the_metric_that_counts_first():
 
 @pytest.mark.parametrize(
     "module",
-    ["few_shot", "meta_rl", "transition", "noisy_labels", "learned_optimizer"],
+    [
+        "few_shot",
+        "meta_rl",
+        "transition",
+        "noisy_labels",
+        "learned_optimizer",
+        "tabular",
+    ],
 )
 def test_help_is_quick_and_lists_the_flags(module):
     command = [sys.executable, "-X", "importtime", "-m", f"experiments.{module}"]
