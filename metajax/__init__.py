@@ -1,11 +1,14 @@
 """metajax: meta-learning in JAX."""
 
+from importlib import import_module
+
 from metajax import adjoints as adjoints
 from metajax import data as data
 from metajax import encoders as encoders
 from metajax import estimators as estimators
 from metajax import losses as losses
 from metajax import models as models
+from metajax import problems as problems
 from metajax import rules as rules
 from metajax import trees as trees
 from metajax import unrolls as unrolls
@@ -51,6 +54,7 @@ from metajax.learners import freeze as freeze
 from metajax.objectives import multi_step_loss as multi_step_loss
 from metajax.objectives import query_loss as query_loss
 from metajax.objectives import step_weights as step_weights
+from metajax.smoothness import check_slope as check_slope
 from metajax.steps import Collected as Collected
 from metajax.steps import TrainState as TrainState
 from metajax.steps import scheduled_step as scheduled_step
@@ -59,3 +63,9 @@ from metajax.streams import draw_tasks as draw_tasks
 from metajax.training import init_state as init_state
 from metajax.training import train as train
 from metajax.using import load as load
+
+
+def __getattr__(name: str):
+    if name == "tabular":  # When asked for, since it needs scikit-learn.
+        return import_module("metajax.tabular")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,28 +9,23 @@ memory train it by.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+import inspect
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from metajax.base import Key, MetaParams, Params, PyTree, Recurrent, Rule
+from metajax import files, rule_optimizers
+from metajax.base import Key, MetaParams, Params, PyTree, Rule
+from metajax.models.recurrent import gru
 from metajax.unrolls import Dynamics
 
-_DECAYS = (0.5, 0.9, 0.99)  # Of the momenta that a rule sees; of 0.9 and
-_SQUARES, _EPSILON = 0.999, 1e-8  # of this mean square Adam is made.
-_TIMES = (10.0, 100.0, 1000.0, 10000.0)  # Steps by which time is told.
-_FEATURES = 3 + len(_DECAYS)
-_LAYER_FEATURES = 4
-
-
-class Averages(NamedTuple):
-    """What a rule remembers of the gradients."""
-
-    steps: jax.Array
-    momenta: tuple[PyTree, ...]  # One for each decay.
-    squares: PyTree
+_LINEAR = np.array(
+    [0, 0, 1, 0, 0, 0], np.float32
+)  # Of features: the momentum of decay 0.9.
+_NUM_TIMES, _NUM_LAYER_FEATURES = 4, 4  # As `rule_optimizers` has them.
 
 
 def per_parameter(
@@ -66,96 +61,36 @@ def per_parameter(
         raise ValueError(
             f"per_parameter: hidden and rate must be positive: got {hidden} and {rate}."
         )
-    scalars = len(_TIMES) + _LAYER_FEATURES * sees_layer
+    features = len(_LINEAR)
+    scalars = _NUM_TIMES + _NUM_LAYER_FEATURES * sees_layer
 
     def init(key: Key) -> MetaParams:
         first, second, third, last = jax.random.split(key, 4)
         normal = jax.random.normal
-        adam = jnp.zeros(_FEATURES).at[1 + _DECAYS.index(0.9)].set(1.0)
         return {
             "log_rate": jnp.log(jnp.float32(rate)),
-            "linear": adam,
-            "features": normal(first, (_FEATURES, hidden)) / _FEATURES**0.5,
+            "linear": jnp.asarray(_LINEAR),
+            "features": normal(first, (features, hidden)) / features**0.5,
             "scalars": normal(second, (scalars, hidden)) / scalars**0.5,
             "hidden": normal(third, (hidden, hidden)) / hidden**0.5,
             "bias": jnp.zeros(hidden),
             "outputs": 1e-3 * normal(last, (hidden, 2)),
         }
 
-    def optimizer(meta: MetaParams) -> optax.GradientTransformation:
-        def start(params: Params) -> Averages:
-            zeros = optax.tree.zeros_like(params)
-            return Averages(jnp.int32(0), (zeros,) * len(_DECAYS), zeros)
-
-        def update(updates: Params, state: Any, params: Params | None = None):
-            _check_params("per_parameter", params)
-            state = _averaged(state, updates, _DECAYS, _SQUARES)
-            one = partial(_moved, meta, state.steps, sees_layer)
-            moves = jax.tree.map(one, params, updates, state.squares, *state.momenta)
-            return moves, state
-
-        return optax.GradientTransformation(start, update)
-
-    return Rule(init, optimizer)
+    return Rule(init, partial(rule_optimizers.per_parameter, sees_layer=sees_layer))
 
 
-def _averaged(state: Averages, grads: Params, decays, squares_decay) -> Averages:
-    """The averages after one more gradient, momenta of these decays."""
-
-    def mean(decay, before: PyTree, now: PyTree) -> PyTree:
-        return jax.tree.map(lambda b, n: decay * b + (1 - decay) * n, before, now)
-
-    momenta = tuple(
-        mean(d, m, grads) for d, m in zip(decays, state.momenta, strict=True)
-    )
-    squares = mean(squares_decay, state.squares, jax.tree.map(jnp.square, grads))
-    return Averages(state.steps + 1, momenta, squares)
-
-
-def _root(square: jax.Array, decay, steps: jax.Array) -> jax.Array:
-    """Of a mean square that has seen so many steps.
-
-    It is of a sum, or its derivative at zero gradients would be infinite.
-    """
-    return jnp.sqrt(square / (1 - decay**steps) + _EPSILON**2) + _EPSILON
-
-
-def _moved(meta, count, sees_layer: bool, param, grad, square, *momenta) -> jax.Array:
-    """The update of one array, each of its numbers by itself."""
-    steps = count.astype(param.dtype)
-    size = _root(square, _SQUARES, steps)
-    means = [m / (1 - d**steps) for d, m in zip(_DECAYS, momenta, strict=True)]
-    each = [x / size for x in (grad, *means)] + [grad / _rms(grad), param / _rms(param)]
-    features = jnp.stack(each, axis=-1)
-    scalars = [jnp.tanh(steps / time - 1) for time in _TIMES]
-    if sees_layer:
-        sizes = _rms(grad), _rms(param), _rms(grad) / _rms(param), param.size
-        scalars += [0.1 * jnp.log(jnp.asarray(x, param.dtype)) for x in sizes]
-    context = jnp.stack(scalars) @ meta["scalars"] + meta["bias"]
-    rank = [1] * param.ndim
-    hidden = jnp.tanh(features @ meta["features"] + context.reshape(*rank, -1))
-    hidden = jnp.tanh(hidden @ meta["hidden"])
-    direction, magnitude = jnp.moveaxis(hidden @ meta["outputs"], -1, 0)
-    direction += features @ meta["linear"]
-    return (-jnp.exp(meta["log_rate"] + magnitude) * direction).astype(param.dtype)
-
-
-def _rms(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.mean(jnp.square(x)) + _EPSILON**2)
-
-
-def recurrent(model: Recurrent, width: int, *, scale: float = 0.1) -> Rule:
+def recurrent(width: int = 20, *, scale: float = 0.1) -> Rule:
     """A recurrent network that every parameter is moved by, from its gradients alone.
 
-        memory', output = model(memory, [log|g| / 10, sign g])
-        update = scale * weights . output
+        memory' = gru(memory, [log|g| / 10, sign g])
+        update = scale * weights . memory'
 
     where a gradient smaller than exp(-10) comes as `[-1, exp(10) g]`. Each number of the
-    parameters has a memory of its own, all the same network.
+    parameters has a memory of its own, all the same network, `models.gru(width)`.
 
     Args:
-      model: the network, such as `models.gru(20)`, of inputs `[2]`.
-      width: of its output.
+      width: of the memory.
       scale: of updates; the weights start near zero.
 
     Returns:
@@ -165,8 +100,10 @@ def recurrent(model: Recurrent, width: int, *, scale: float = 0.1) -> Rule:
       ValueError: if a size is not positive.
 
     Source:
-      Andrychowicz et al. 2016 (arXiv 1606.04474), sections 2.1 and appendix A; they have
-      two layers of LSTM of width 20.
+      Andrychowicz et al. 2016 (arXiv 1606.04474), section 2.1 and appendix A.
+
+    Note:
+      They have two layers of LSTM of width 20.
     """
     if width < 1 or not scale > 0:
         raise ValueError(
@@ -174,48 +111,11 @@ def recurrent(model: Recurrent, width: int, *, scale: float = 0.1) -> Rule:
         )
 
     def init(key: Key) -> MetaParams:
-        model_key, key = jax.random.split(key)
+        gru_key, key = jax.random.split(key)
         weights = 0.01 * jax.random.normal(key, (width,))
-        return {"model": model.init(model_key, jnp.zeros(2)), "weights": weights}
+        return {"gru": gru(width).init(gru_key, jnp.zeros(2)), "weights": weights}
 
-    def optimizer(meta: MetaParams) -> optax.GradientTransformation:
-        def start(params: Params) -> PyTree:
-            begun = model.start(meta["model"])
-
-            def each(param):
-                return jax.tree.map(lambda x: jnp.tile(x, (param.size, 1)), begun)
-
-            return jax.tree.map(each, params)
-
-        def one(memory: PyTree, grad: jax.Array):
-            step = jax.vmap(model.step, (None, 0, 0))
-            memory, outputs = step(meta["model"], memory, _seen(grad.reshape(-1)))
-            moves = scale * outputs @ meta["weights"]
-            return memory, moves.reshape(grad.shape).astype(grad.dtype)
-
-        def update(updates: Params, state: PyTree, params: Params | None = None):
-            del params
-            leaves, structure = jax.tree.flatten(updates)
-            memories = structure.flatten_up_to(state)
-            each = [one(m, g) for m, g in zip(memories, leaves, strict=True)]
-            memories, moves = zip(*each, strict=True)
-            return structure.unflatten(moves), structure.unflatten(memories)
-
-        return optax.GradientTransformation(start, update)
-
-    return Rule(init, optimizer)
-
-
-def _seen(grads: jax.Array) -> jax.Array:
-    """Gradients of all sizes as two numbers of about one, `[numbers, 2]`."""
-    least = jnp.exp(-10.0)
-    large = jnp.abs(grads) >= least
-    logarithm = jnp.log(jnp.where(large, jnp.abs(grads), 1.0)) / 10
-    seen = (
-        jnp.where(large, logarithm, -1),
-        jnp.where(large, jnp.sign(grads), grads / least),
-    )
-    return jnp.stack(seen, axis=-1)
+    return Rule(init, partial(rule_optimizers.recurrent, scale=scale))
 
 
 def scheduled_adam(num_steps: int, *, rate: float = 1e-3, knots: int = 12) -> Rule:
@@ -248,41 +148,7 @@ def scheduled_adam(num_steps: int, *, rate: float = 1e-3, knots: int = 12) -> Ru
         log_rate = jnp.log(jnp.float32(rate))
         return {"log_rates": jnp.full(knots, log_rate), "decays": jnp.stack(logits)}
 
-    def optimizer(meta: MetaParams) -> optax.GradientTransformation:
-        first, second = jax.nn.sigmoid(meta["decays"])
-        # Of floats with fewer bits there is no interpolation.
-        log_rates = meta["log_rates"]
-        log_rates = log_rates.astype(jnp.promote_types(log_rates.dtype, jnp.float32))
-        places = jnp.linspace(0, num_steps, knots, dtype=log_rates.dtype)
-
-        def start(params: Params) -> Averages:
-            zeros = optax.tree.zeros_like(params)
-            return Averages(jnp.int32(0), (zeros,), zeros)
-
-        def update(updates: Params, state: Any, params: Params | None = None):
-            del params
-            before = state.steps.astype(places.dtype)
-            rate = jnp.exp(jnp.interp(before, places, log_rates)).astype(first.dtype)
-            steps = (before + 1).astype(first.dtype)
-            state = _averaged(state, updates, (first,), second)
-
-            def one(momentum, square):
-                mean = momentum / (1 - first**steps)
-                return -rate * mean / _root(square, second, steps)
-
-            return jax.tree.map(one, state.momenta[0], state.squares), state
-
-        return optax.GradientTransformation(start, update)
-
-    return Rule(init, optimizer)
-
-
-def _check_params(name: str, params: Any) -> None:
-    if params is None:
-        raise ValueError(
-            f"{name}: its updates depend on the params: give them to "
-            "optimizer.update(grads, state, params)."
-        )
+    return Rule(init, partial(rule_optimizers.scheduled_adam, num_steps=num_steps))
 
 
 def training(
@@ -330,3 +196,81 @@ def training(
         return (params, opt_state), (cost, metrics)
 
     return Dynamics(begin, step)
+
+
+def export(rule: Rule, meta: MetaParams, path: str | Path) -> None:
+    """Writes a rule with its numbers as one Python file, which needs optax and NumPy alone.
+
+    Its `optimizer()` is `rule.optimizer(meta)`, for any optax program.
+
+    Args:
+      rule: one that this module makes.
+      meta: its meta-parameters, of which there is float32.
+      path: the file to write.
+
+    Raises:
+      ValueError: if the rule is another's, or the meta-parameters are not the rule's.
+      OSError: if the file cannot be written.
+
+    Example:
+      >>> export(per_parameter(), best, "learned.py")  # doctest: +SKIP
+      >>> from learned import optimizer  # doctest: +SKIP
+      >>> trained_by = optax.chain(optimizer(), optax.scale(0.5))  # doctest: +SKIP
+    """
+    made = rule.optimizer
+    if (
+        not isinstance(made, partial)
+        or made.func.__module__ != rule_optimizers.__name__
+    ):
+        raise ValueError(
+            "rules.export writes the rules of metajax.rules: save the meta-parameters of "
+            "your own with trees.save."
+        )
+    expected = jax.eval_shape(rule.init, jax.random.key(0))
+    if jax.tree.map(jnp.shape, meta) != jax.tree.map(jnp.shape, expected):
+        raise ValueError(
+            f"rules.export: the rule's meta-parameters are {_shapes(expected)}, but these "
+            f"are {_shapes(meta)}: give those of this rule."
+        )
+    code = inspect.getsource(rule_optimizers).partition('"""\n\n')[2]
+    settings = "".join(f", {k}={v!r}" for k, v in made.keywords.items())
+    text = f'''"""A learned optimizer: `optimizer()` is an optax transformation.
+
+Its updates depend on the params: optimizer().update(grads, state, params).
+"""
+
+import numpy as np
+{code}
+
+_META = {_literal(jax.device_get(meta))}
+
+
+def optimizer() -> optax.GradientTransformation:
+    """The optimizer that was learned."""
+    return {made.func.__name__}(_META{settings})
+'''
+    with files.whole(path) as file:
+        file.write(text.encode())
+
+
+def _shapes(tree: PyTree) -> str:
+    return str(jax.tree.map(lambda leaf: [*jnp.shape(leaf)], tree))
+
+
+def _literal(tree: PyTree, indent: str = "") -> str:
+    """Arrays in dictionaries as Python writes them, which reads back to the same bits."""
+    if not isinstance(tree, dict):
+        numbers = np.asarray(tree, np.float32)
+        text = np.array2string(
+            numbers,
+            separator=", ",
+            threshold=numbers.size + 1,
+            max_line_width=80,
+            floatmode="unique",
+        )
+        return f"np.float32({text})"
+    inner = indent + "    "
+    lines = [
+        f"{inner}{key!r}: {_literal(value, inner)},\n" for key, value in tree.items()
+    ]
+    return "{\n" + "".join(lines) + indent + "}"

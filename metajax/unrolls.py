@@ -44,7 +44,7 @@ class Slot(NamedTuple):
     state: State  # Of each of a pair, leaves [2, ...], under `persistent`.
     age: jax.Array  # Steps that it has taken, int32.
     end: jax.Array  # The age at which another takes its place.
-    noise: PyTree  # What has disturbed its meta-parameters; () under `truncated`.
+    noise: PyTree  # What disturbs its meta-parameters on; () where nothing does.
 
 
 def whole(dynamics: Dynamics, horizon: int) -> Objective:
@@ -186,11 +186,15 @@ def persistent(
 
     def init(key: Key, meta: MetaParams, task: PyTree):
         state_key, noise_key = jax.random.split(key)
-        own = (
-            draw(noise_key, meta) if noise == "reused" else optax.tree.zeros_like(meta)
-        )
+        own = optax.tree.zeros_like(meta)
+        if noise == "reused":
+            own = draw(noise_key, meta)
         pair = _pair(optax.tree.add(meta, own), optax.tree.sub(meta, own))
-        return jax.vmap(dynamics.init, (None, 0, None))(state_key, pair, task), own
+        states = jax.vmap(dynamics.init, (None, 0, None))(state_key, pair, task)
+        return states, kept(own)
+
+    def kept(summed: PyTree) -> PyTree:
+        return () if noise == "fresh" else summed
 
     def advance(key: Key, meta: MetaParams, slot: Slot):
         now = slot.noise if noise == "reused" else draw(key, meta)
@@ -204,7 +208,7 @@ def persistent(
         losses, metrics = jax.tree.map(partial(jnp.mean, axis=1), each)  # [2, ...]
         slope = (losses[0] - losses[1]) / (2 * std**2)
         loss, metrics = jax.tree.map(partial(jnp.mean, axis=0), (losses, metrics))
-        after = slot._replace(state=states, noise=summed)
+        after = slot._replace(state=states, noise=kept(summed))
         return after, loss, metrics, optax.tree.scale(slope, summed)
 
     return _carrying(init, advance, window, horizon, tasks_per_chunk, mesh)

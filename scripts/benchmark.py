@@ -10,6 +10,7 @@
     adapt    what one task costs in use, learner by learner
     devices  how a step takes more devices, and would take hundreds
     seeds    what several seeds in one program take, beside one seed at a time
+    trainings  gradients of whole trainings, and learning a rule, beside Python loops
     games    learning to play in one jit, beside a Python loop of PyTorch
 
 Writes a table, JSON and a picture for each. Needs no network.
@@ -56,7 +57,16 @@ SUITES = {
     "peers": _peers,
     **{
         name: partial(_alone, name)
-        for name in ("train", "memory", "growth", "adapt", "devices", "seeds", "games")
+        for name in (
+            "train",
+            "memory",
+            "growth",
+            "adapt",
+            "devices",
+            "seeds",
+            "games",
+            "trainings",
+        )
     },
 }
 

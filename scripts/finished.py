@@ -91,7 +91,7 @@ def read(workdir: Path, name: str) -> Run:
     results = [json.loads((path / "result.json").read_text()) for path in directories]
     if "axis" not in results[0]:
         raise ValueError(f"{workdir} is of an older version: report by that version.")
-    each = [compare.load(path) for path in directories]
+    each = compare.load(workdir)
     values = {
         name: np.mean([one.values[name] for one in each], axis=0)
         for name in each[0].values

@@ -7,7 +7,7 @@ A run that was cut off goes on; one that is finished is not run again. What is k
 each, in experiments/results, is one small file, as `scripts/kept.py` has it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 import shutil
 import subprocess
@@ -19,15 +19,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from scripts import kept
 from scripts.kept import Kept
-from scripts.runs import GAME_RUNS, PICTURES, RUNS, STUDIES, Run, Study
+from scripts.runs import DOORS, PICTURES, STUDIES, Door, Run, Study
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 
-# Where presets of a door are, and what is kept of their runs.
-PRESETS = {"few_shot": "experiments/presets", "meta_rl": "experiments/presets/meta_rl"}
-GAMES = RESULTS / "meta_rl"
-_NAMES = [run.name for run in (*RUNS, *GAME_RUNS, *STUDIES)]
+_NAMES = [run.name for door in DOORS for run in door.runs]
+_NAMES += [study.name for study in STUDIES]
 
 _RUN = flags.DEFINE_list("run", [], "Runs to make, by the names in the table.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data directory.")
@@ -44,13 +42,13 @@ flags.register_validator(
 
 
 def execute(
-    door: str, run: Run, seed: int, workdir: Path, data_dir: str | None
+    door: Door, run: Run, seed: int, workdir: Path, data_dir: str | None
 ) -> None:
     """Runs one preset with one seed, and keeps what it found."""
     where = workdir / f"{run.name}-{seed}"
     if not (where / "result.json").exists():
-        command = [sys.executable, "-m", f"experiments.{door}"]
-        command += [f"--flagfile={PRESETS[door]}/{run.preset or run.name}.flags"]
+        command = [sys.executable, "-m", f"experiments.{door.name}"]
+        command += [f"--flagfile={door.presets}/{run.preset or run.name}.flags"]
         command += [*run.flags, f"--seed={seed}", f"--workdir={where}"]
         command += [f"--data_dir={data_dir}"] if data_dir else []
         code = subprocess.run(command, cwd=ROOT).returncode
@@ -65,10 +63,10 @@ def execute(
     keep(door, where, tests, [*filter(None, (data_dir, str(workdir)))])
 
 
-def keep(door: str, where: Path, tests: Iterable[str], places: Iterable[str]) -> None:
+def keep(door: Door, where: Path, tests: Iterable[str], places: Iterable[str]) -> None:
     """Keeps a finished run; where this machine keeps things is left out."""
-    into = GAMES if door == "meta_rl" else RESULTS
-    found = kept.gather(where, door, tests, places)
+    into = RESULTS / door.results
+    found = kept.gather(where, door.name, tests, places)
     kept.write(into / f"{where.name}.json", found)
     for picture in PICTURES:
         if picture.run == where.name:
@@ -96,14 +94,14 @@ def execute_study(study: Study, workdir: Path, data_dir: str | None) -> None:
     shutil.copy(where / "result.png", RESULTS / f"{study.name}.png")
 
 
-def _test(door: str, where: Path, name: str, changes: tuple[str, ...]) -> None:
+def _test(door: Door, where: Path, name: str, changes: tuple[str, ...]) -> None:
     """Tests a finished run on other tasks."""
     found = where / f"{name}.json"
     if found.exists():
         return
     for left_over in where.glob("eval*"):  # Of a test that was cut off.
         left_over.unlink()
-    command = [sys.executable, "-m", f"experiments.{door}", "--eval_only"]
+    command = [sys.executable, "-m", f"experiments.{door.name}", "--eval_only"]
     command += [f"--workdir={where}", *changes]
     code = subprocess.run(command, cwd=ROOT).returncode
     if code:
@@ -119,14 +117,7 @@ def table() -> str:
         "published | outer steps | minutes | device | commit |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for run in RUNS:
-        for seed in run.seeds:
-            path = RESULTS / f"{run.name}-{seed}.json"
-            if path.exists():
-                found = kept.read(path)
-                lines.append(_line(run, seed, found))
-                lines += [_line(run, seed, found, name) for name in run.tests]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_lines("few_shot", _line)])
 
 
 def games_table() -> str:
@@ -136,14 +127,46 @@ def games_table() -> str:
         "| outer steps | minutes | device | commit |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for run in GAME_RUNS:
+    return "\n".join([*lines, *_lines("meta_rl", _game_line)])
+
+
+def rules_table() -> str:
+    """The kept results of learned rules; one line a preset, seed and kind of training."""
+    lines = [
+        "| preset | seed | tested on | training loss over Adam's | with a cosine | test "
+        "loss over Adam's | with a cosine | outer steps | minutes | device | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *_lines("learned_optimizer", _rule_line)])
+
+
+def _lines(door: str, line: Callable[..., str]) -> list[str]:
+    """A line for each kept run of a door, and one for each further test of it."""
+    (door,) = [each for each in DOORS if each.name == door]
+    lines = []
+    for run in door.runs:
         for seed in run.seeds:
-            path = GAMES / f"{run.name}-{seed}.json"
+            path = RESULTS / door.results / f"{run.name}-{seed}.json"
             if path.exists():
                 found = kept.read(path)
-                lines.append(_game_line(run, seed, found))
-                lines += [_game_line(run, seed, found, name) for name in run.tests]
-    return "\n".join(lines)
+                lines.append(line(run, seed, found))
+                lines += [line(run, seed, found, name) for name in run.tests]
+    return lines
+
+
+def _rule_line(run: Run, seed: int, of: Kept, test: str | None = None) -> str:
+    result = of.tests[test] if test else of.result
+    last = result["rows"][-1]
+
+    def ratio(kind: str, name: str) -> str:
+        over = last[f"over_{name}_{kind}"]
+        if over["mean"] is None:
+            return "diverged"
+        return f"{over['mean']:.2f} x/ {over['factor']:.2f}"
+
+    ratios = [ratio(k, n) for k in ("train", "test") for n in ("adam", "adam_cosine")]
+    told = [f"`{run.name}`", str(seed), test or "the same"]
+    return f"| {' | '.join([*told, *ratios, *_origin(result, of.starts)])} |"
 
 
 def _game_line(run: Run, seed: int, of: Kept, test: str | None = None) -> str:
@@ -229,10 +252,10 @@ def passed(levels: tuple[float, ...] = (0.95, 0.97, 0.98)) -> list[str]:
 def misses() -> list[str]:
     """The targets that kept results do not reach, or that were not run."""
     lines = []
-    for results, runs in ((RESULTS, RUNS), (GAMES, GAME_RUNS)):
-        for run in runs:
+    for door in DOORS:
+        for run in door.runs:
             for seed in run.seeds if run.targets else ():
-                path = results / f"{run.name}-{seed}.json"
+                path = RESULTS / door.results / f"{run.name}-{seed}.json"
                 lines += _misses(run, seed, path)
     return lines
 
@@ -257,15 +280,15 @@ def _misses(run: Run, seed: int, path: Path) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
-    for door, runs in (("few_shot", RUNS), ("meta_rl", GAME_RUNS)):
-        for run in (run for run in runs if run.name in _RUN.value):
+    for door in DOORS:
+        for run in (run for run in door.runs if run.name in _RUN.value):
             for seed in map(int, _SEEDS.value or run.seeds):
                 execute(door, run, seed, Path(_WORKDIR.value), _DATA_DIR.value)
     for study in STUDIES:
         if study.name in _RUN.value:
             execute_study(study, Path(_WORKDIR.value), _DATA_DIR.value)
     missed = misses()
-    print("\n".join([table(), "", games_table(), "", *passed(), ""]))
+    print("\n".join([table(), "", games_table(), "", rules_table(), "", *passed(), ""]))
     print("\n".join(missed) if missed else "Every target is reached.")
     sys.exit(bool(missed))
 

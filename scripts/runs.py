@@ -333,9 +333,70 @@ GAME_RUNS = [
     Run("connect_four"),
     Run("connect_four_memoryless"),
 ]
+
+# Of learned update rules: on other trainings than they are learned on.
+_CARRIED = {
+    "twice the width": ("--eval_hidden=64",),
+    "twice the depth": ("--eval_layers=2",),
+    "three times the steps": ("--eval_steps=600",),
+    "CIFAR-FS": ("--eval_data=cifar_fs",),
+    "Omniglot": ("--eval_data=omniglot", "--eval_shots=15", "--eval_queries=5"),
+    "convolutions": ("--eval_problem=convolution", "--eval_hidden=16"),
+    "a transformer on sentences": (
+        *("--eval_problem=transformer", "--eval_data=clinc150"),
+        "--eval_layers=2",
+    ),
+}
+RULE_RUNS = [
+    *(
+        run
+        for preset, kind, most in (
+            ("descent", "train", 0.5),
+            ("generalization", "test", 0.9),
+        )
+        for run in (
+            Run(
+                preset,
+                tests=_CARRIED,
+                targets={(200, f"over_adam_{kind}"): (0.0, most)},
+            ),
+            Run(
+                f"{preset}_again",
+                preset=preset,
+                seeds=(1, 2),
+                targets={(200, f"over_adam_{kind}"): (0.0, most)},
+            ),
+        )
+    ),
+    Run("schedule", tests=_CARRIED),
+    Run("schedule_generalization", tests=_CARRIED),
+]
 PICTURES = [
+    Pictures("descent-0", ("trainings.png", "rule.png")),
+    Pictures("generalization-0", ("trainings.png",)),
     Pictures("tic_tac_toe-0", ("returns.png", "trial.gif")),
     Pictures("navigation_maml-0", ("trials.png",)),
+]
+
+
+class Door(NamedTuple):
+    """An experiment whose presets are run."""
+
+    name: str
+    presets: str  # Their folder,
+    results: str  # and that of what is kept, in experiments/results.
+    runs: list[Run]
+
+
+DOORS = [
+    Door("few_shot", "experiments/presets", ".", RUNS),
+    Door("meta_rl", "experiments/presets/meta_rl", "meta_rl", GAME_RUNS),
+    Door(
+        "learned_optimizer",
+        "experiments/presets/learned_optimizer",
+        "learned_optimizer",
+        RULE_RUNS,
+    ),
 ]
 
 STUDIES = [

@@ -1,11 +1,13 @@
 """Presets by name: from anywhere, one in another, and what is said of a wrong one."""
 
+from pathlib import Path
+
 from absl import flags
 import pytest
 
 from experiments import command
 
-FOLDERS = [command.PRESETS, command.PRESETS / "meta_rl"]
+FOLDERS = [command.PRESETS, *filter(Path.is_dir, command.PRESETS.iterdir())]
 PRESETS = [(each, folder) for folder in FOLDERS for each in folder.glob("*.flags")]
 
 

@@ -15,6 +15,7 @@ from experiments.examples import (
     own_texts,
     resumed_and_exported,
     seeds_compared,
+    whole_training,
 )
 import metajax as mj
 
@@ -73,6 +74,16 @@ def test_own_texts(tmp_path, capsys):
 def test_own_learner(capsys):
     own_learner.main(num_steps=2, num_classes=20, num_test_tasks=20)
     assert len(lines(capsys, "learner")) == 4  # The laws hold it to more.
+
+
+def test_whole_training(data_dir, tmp_path, capsys):
+    picture = tmp_path / "out.png"
+    whole_training.main(
+        picture, data_dir, rates=(3e-3,), num_steps=80, images_a_class=30, hidden=16
+    )
+    row = lines(capsys, "rate")[1].split()
+    assert float(row[2]) > 0.7 and len(row) == 3 + 2 * 3
+    assert min(Image.open(picture).size) > 100
 
 
 def test_own_model(capsys):

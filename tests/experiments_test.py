@@ -821,6 +821,25 @@ def test_two_runs_are_compared_task_by_task(run, finished, tmp_path, capsys):
     assert compare.compare(first, tmp_path / "absent") == 2
 
 
+def test_runs_of_several_seeds_are_compared_seed_by_seed(tmp_path, capsys):
+    random, gaps = np.random.default_rng(0), []
+    for seed in (0, 2, 10):
+        values = [random.normal(size=7) for _ in "ab"]
+        gaps.append((values[0] - values[1]).mean())
+        for name, value in zip("ab", values):
+            (tmp_path / name / f"seed_{seed}").mkdir(parents=True)
+            saved = {"loss_1": value, "tasks_hash": "one"}
+            np.savez(tmp_path / name / f"seed_{seed}" / "result.npz", **saved)
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert compare.compare(a, b) == 0
+    out = capsys.readouterr().out
+    assert "3 seeds of 7 tasks" in out
+    mean, interval = mj.mean_and_interval(np.array(gaps))
+    assert f"{mean:+9.4f} +- {interval:.4f}" in out
+    assert compare.compare(a, b / "seed_2") == 2
+    assert "has 3 seeds and the other 1" in capsys.readouterr().err
+
+
 def test_parameters_of_one_run_start_another_and_the_frozen_stay(
     run, finished, tmp_path
 ):

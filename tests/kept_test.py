@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scripts import kept
-from scripts.runs import GAME_RUNS, RUNS, STUDIES
+from scripts.runs import DOORS, STUDIES
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 
@@ -115,11 +115,13 @@ def test_tables_are_put_beside_what_they_are_made_of(tmp_path):
 
 
 def test_the_folder_of_results_has_a_file_for_each_line_and_pictures():
-    names = {f"{run.name}-{seed}" for run in RUNS for seed in run.seeds}
-    names |= {f"meta_rl/{run.name}-{seed}" for run in GAME_RUNS for seed in run.seeds}
-    told = {f"sinusoid_small_init-{seed}" for seed in (0, 1, 2)} | {
-        "learned_optimizer"
-    }  # In words, not a table.
+    names = {
+        str(Path(door.results) / f"{run.name}-{seed}")
+        for door in DOORS
+        for run in door.runs
+        for seed in run.seeds
+    }
+    told = {f"sinusoid_small_init-{seed}" for seed in (0, 1, 2)}  # In words, no table.
     for path in RESULTS.rglob("*"):
         name = str(path.relative_to(RESULTS).with_suffix(""))
         if path.is_dir() or name.startswith(("benchmark/", "faults/", "hypergrad/")):

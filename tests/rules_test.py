@@ -1,6 +1,8 @@
 """Learned update rules: what each starts as, what it sees, and that it can be trained."""
 
+import ast
 from functools import partial
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import optax
 import pytest
 
 import metajax as mj
-from metajax import rules, training
+from metajax import rule_optimizers, rules, training
 from metajax.estimators import backprop, persistent
 from metajax.unrolls import whole
 
@@ -17,7 +19,7 @@ PARAMS = {"a": np.float32([[0.3, -2.0], [1.0, 0.0]]), "b": np.float32([0.5])}
 RULES = {
     "per_parameter": rules.per_parameter(4, rate=0.01),
     "per_layer": rules.per_parameter(4, rate=0.01, sees_layer=True),
-    "recurrent": rules.recurrent(mj.models.gru(4), 4),
+    "recurrent": rules.recurrent(4),
     "scheduled_adam": rules.scheduled_adam(20, rate=0.01, knots=4),
 }
 
@@ -101,15 +103,15 @@ def test_a_recurrent_rule_is_its_network_on_each_number():
     model, grads = mj.models.gru(4), gradients()
     rule, meta = RULES["recurrent"], disturbed(RULES["recurrent"])
     found = moved(rule.optimizer, meta, PARAMS, grads)["a"][:, 0, 1]
-    memory, at, expected = model.start(meta["model"]), PARAMS["a"][0, 1], []
+    memory, at, expected = model.start(meta["gru"]), PARAMS["a"][0, 1], []
     for grad in grads["a"][:, 0, 1]:
         seen = jnp.array([np.log(np.abs(grad)) / 10, np.sign(grad)])
-        memory, outputs = model.step(meta["model"], memory, seen)
+        memory, outputs = model.step(meta["gru"], memory, seen)
         at = at + 0.1 * outputs @ meta["weights"]
         expected.append(at)
     np.testing.assert_allclose(found, np.array(expected), rtol=1e-4)
     np.testing.assert_allclose(
-        rules._seen(jnp.array([1e-6, -1e-6, 0.0])),
+        rule_optimizers._seen(jnp.array([1e-6, -1e-6, 0.0])),
         [[-1, np.exp(10) * 1e-6], [-1, -np.exp(10) * 1e-6], [-1, 0]],
         rtol=1e-5,
     )
@@ -210,7 +212,7 @@ def test_maml_by_a_rule_that_is_adam_still_is_maml_by_adam():
     [
         (lambda: rules.per_parameter(0), "positive: got 0 and 0.001"),
         (lambda: rules.per_parameter(rate=0.0), "positive: got 16 and 0.0"),
-        (lambda: rules.recurrent(mj.models.gru(4), 0), "positive: got 0"),
+        (lambda: rules.recurrent(0), "positive: got 0"),
         (lambda: rules.scheduled_adam(0), "positive.*got 0"),
         (lambda: rules.scheduled_adam(5, knots=1), "knots two at least"),
     ],
@@ -225,3 +227,35 @@ def test_a_rule_that_needs_the_params_says_so():
     optimizer = rule.optimizer(rule.init(jax.random.key(0)))
     with pytest.raises(ValueError, match="give them to optimizer.update"):
         optimizer.update(PARAMS, optimizer.init(PARAMS))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_exported_rule_is_the_rule_and_needs_optax_and_numpy_alone(name, tmp_path):
+    rule, meta = RULES[name], disturbed(RULES[name])
+    rules.export(rule, meta, tmp_path / "learned.py")
+    tree = ast.parse((tmp_path / "learned.py").read_text())
+    needed = {
+        alias.name.partition(".")[0] if isinstance(node, ast.Import) else node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert needed == {"jax", "numpy", "optax", "typing"}
+    spec = importlib.util.spec_from_file_location("learned", tmp_path / "learned.py")
+    learned = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(learned)
+    found = moved(lambda meta: learned.optimizer(), None, PARAMS, gradients())
+    expected = moved(rule.optimizer, meta, PARAMS, gradients())
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_what_is_no_rule_of_ours_is_not_exported(tmp_path):
+    rule = RULES["per_parameter"]
+    own = mj.base.Rule(rule.init, lambda meta: optax.sgd(meta))
+    with pytest.raises(ValueError, match="of your own with trees.save"):
+        rules.export(own, None, tmp_path / "learned.py")
+    meta = rules.per_parameter(5).init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"are \{'bias': \[4\].*these are.*\[5\]"):
+        rules.export(rule, meta, tmp_path / "learned.py")
+    assert not (tmp_path / "learned.py").exists()

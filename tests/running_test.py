@@ -1,5 +1,6 @@
 """The engine: every experiment that runs on it keeps its promises."""
 
+import contextlib
 from functools import partial
 import json
 import os
@@ -25,7 +26,7 @@ from experiments.noisy_labels.study import Study
 from experiments.running import loop, measuring, pictures
 from experiments.sequences import Reading
 from metajax import logs
-from tests import learned_optimizer_test
+from tests import learned_optimizer_test, tabular_experiment_test
 
 ROOT = Path(__file__).parents[1]
 STEPS = ["--num_steps=4", "--log_every_steps=2", "--eval_every_steps=2"]
@@ -82,6 +83,7 @@ EXPERIMENTS = {
     "own": lambda data_dir: own_experiment.experiment(),
     "games": lambda data_dir: games(),
     "learned_optimizer": lambda data_dir: learned_optimizer_test.small(),
+    "tabular": lambda data_dir: tabular_experiment_test.small(),
 }
 
 
@@ -107,6 +109,20 @@ def games():
     )
 
 
+@contextlib.contextmanager
+def compiled():
+    """The names of the programs that are compiled, or come from the cache."""
+    names = []
+
+    def listen(event, seconds, *, fun_name="", **more):
+        if event.endswith("/backend_compile_duration"):
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def log(workdir):
     timing = ("seconds", "tasks_per_second")
     lines = logs.read_metrics(workdir / "metrics.jsonl")
@@ -120,7 +136,9 @@ def test_every_experiment_goes_on_to_the_same_bits(
     monkeypatch.setattr(pictures, "save", lambda figure, _: pictures.plt.close(figure))
     make = partial(EXPERIMENTS[name], data_dir)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert run_in(make, whole) == 0
+    with compiled() as programs:
+        assert run_in(make, whole) == 0
+    assert programs.count("jit(_train)") == 1  # One program for all steps.
     advance, stops = loop._advance, [2]  # After a checkpoint.
 
     def stopped(prepared, progress, *rest):
@@ -239,7 +257,14 @@ def test_tables_have_a_line_a_place_and_the_metric_that_counts_first():
 
 @pytest.mark.parametrize(
     "module",
-    ["few_shot", "meta_rl", "transition", "noisy_labels", "learned_optimizer"],
+    [
+        "few_shot",
+        "meta_rl",
+        "transition",
+        "noisy_labels",
+        "learned_optimizer",
+        "tabular",
+    ],
 )
 def test_help_is_quick_and_lists_the_flags(module):
     command = [sys.executable, "-X", "importtime", "-m", f"experiments.{module}"]

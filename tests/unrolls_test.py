@@ -157,6 +157,54 @@ def test_influence_balancing_comes_to_a_sixth_below_zero(make, comes_to):
         assert state.meta > 0.5
 
 
+def descent(steps=100):
+    """Gradient descent in two dimensions, whose rate goes from one learned one to another.
+
+    Vicol et al. 2021, section 5.2: what is good for a short while is bad in the end.
+    """
+
+    def loss(x):
+        well = jnp.sqrt(x[0] ** 2 + 5) - 5**0.5
+        waves = jnp.sin(x[1]) ** 2 * jnp.exp(-5 * x[0] ** 2)
+        return well + waves + 0.25 * jnp.abs(x[1] - 100)
+
+    def step(key, meta, task, x, age):
+        share = age / steps
+        rate = (1 - share) * jnp.exp(meta[0]) + share * jnp.exp(meta[1])
+        x = x - rate * jax.grad(loss)(x)
+        return x, (loss(x), {})
+
+    return Dynamics(lambda key, meta, task: jnp.ones(2), step)
+
+
+@pytest.mark.parametrize(
+    "make, share",
+    [(partial(persistent, std=0.3, noise="reused"), 1.05), (truncated, None)],
+    ids=["nres", "tbptt"],
+)
+def test_a_schedule_of_rates_comes_to_the_best_there_is(make, share):
+    cost = jax.jit(
+        jax.vmap(lambda m: whole(descent(), 100)(jax.random.key(0), m, ())[0])
+    )
+    rates = np.linspace(-4, 4, 33, dtype=np.float32)
+    best = np.nanmin(cost(np.stack(np.meshgrid(rates, rates), -1).reshape(-1, 2)))
+    carrying, optimizer = make(descent(), window=10, horizon=100), optax.adam(0.03)
+    key, meta, number = jax.random.key(1), jnp.zeros(2), 50
+
+    def no_task(key):
+        return jnp.zeros(())
+
+    carried = training.begin_carrying(key, carrying, meta, no_task, number)
+    state = training.begin(key, meta, optimizer, carried)
+    step = mj.train_step(carrying, optimizer)
+    state, _ = mj.train(step, state, no_task, num_tasks=number, num_steps=1000)
+    found = cost(state.meta[None])[0]
+    if share:
+        assert found < share * best
+    else:
+        assert found > 3 * best  # It sees no further than a window.
+
+
 def test_chunks_and_devices_change_nothing():
     tasks, key = tasks_of(8), jax.random.key(3)
     for make in (truncated, partial(persistent, std=0.1)):

@@ -13,7 +13,6 @@ import sys
 import numpy as np
 
 from experiments import compare
-import metajax as mj
 
 LEARNERS = {
     "maml": [],
@@ -35,14 +34,9 @@ def main(directory, num_seeds=5, places=(0, 1, 5, 10), more=()):
     maml, first = (directory / name.replace(" ", "_") for name in LEARNERS)
     print("inner steps   maml    first order   difference, seed by seed")
     for inner_steps in places:
-        each = [
-            [compare.load(where / f"seed_{seed}") for seed in range(num_seeds)]
-            for where in (maml, first)
-        ]
-        name = f"loss_{inner_steps}"
+        each, name = [compare.load(run) for run in (maml, first)], f"loss_{inner_steps}"
         means = [np.mean([e.values[name].mean() for e in seeds]) for seeds in each]
-        gaps = [mj.paired_difference(*pair, name)[0] for pair in zip(*each)]
-        gap, interval = mj.mean_and_interval(np.array(gaps))
+        gap, interval = compare.difference(*each, name)
         verdict = "they differ" if abs(gap) > interval else "no difference shown"
         print(
             f"{inner_steps:11d}  {means[0]:.3f}  {means[1]:.3f}         "

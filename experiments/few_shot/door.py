@@ -149,7 +149,7 @@ def before_encoder(picked: Chosen) -> dict:
 def recipe(picked: Chosen, problem):
     """The learner that the flags name."""
     from experiments.few_shot import assembling
-    from experiments.few_shot.optimizers import optimizer as by_name
+    from experiments.optimizers import optimizer as by_name
 
     learner, read = picked.learner, door.flag_names(picked.learner)
     make = door.bound(learner, CHOICES)
@@ -226,7 +226,7 @@ def _outer(picked: Chosen):
     import optax
 
     from experiments.few_shot import assembling
-    from experiments.few_shot.optimizers import optimizer as by_name
+    from experiments.optimizers import optimizer as by_name
 
     rate = door.bound(picked.schedule, CHOICES)(FLAGS.num_steps)
     optimizer = by_name(FLAGS.outer_optimizer, rate, FLAGS.outer_options)

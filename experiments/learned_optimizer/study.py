@@ -1,5 +1,6 @@
 """From rules and trainings to an experiment: how a rule is learned, what it is worth."""
 
+from collections.abc import Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +11,11 @@ import optax
 
 from experiments import running
 from experiments.learned_optimizer import trainings
-from experiments.learned_optimizer.trainings import Networks
 from experiments.running import Experiment, Measurement, Metric
 import metajax as mj
 from metajax import training
-from metajax.base import Rule, Sampler
+from metajax.base import Rule
+from metajax.problems import Problem
 
 
 class Windows(NamedTuple):
@@ -39,18 +40,18 @@ class Tested(NamedTuple):
     """What rules are judged on, perhaps other trainings than they are learned on.
 
     Attributes:
-      networks: what is trained.
-      validation: draws the tasks that baselines are tuned on.
-      test: draws the tasks that count.
+      validation: the trainings that baselines are tuned on.
+      test: the trainings that count.
+      baselines: names, as `trainings.baseline` takes them.
       num_validation_tasks: how many to choose by.
       num_test_tasks: how many to report.
       num_steps: inner steps.
       places: at how many of them losses are looked at, after the first.
     """
 
-    networks: Networks
-    validation: Sampler
-    test: Sampler
+    validation: Problem
+    test: Problem
+    baselines: tuple[str, ...]
     num_validation_tasks: int
     num_test_tasks: int
     num_steps: int
@@ -59,9 +60,8 @@ class Tested(NamedTuple):
 
 def experiment(
     rule: Rule,
-    networks: Networks,
-    train: Sampler,
-    validation: Sampler,
+    train: Problem,
+    validation: Problem,
     windows: Windows,
     tested: Tested,
     *,
@@ -69,65 +69,75 @@ def experiment(
     num_tasks: int,
     rule_name: str,
 ) -> Experiment:
-    """Meta-trains a rule, and holds it against Adam at the best of its rates.
+    """Meta-trains a rule, and holds it against optimizers at the best of their rates.
 
     Args:
       rule: the rule.
-      networks: what is trained in a task.
-      train: draws tasks to learn from.
-      validation: draws tasks to choose the rule by.
+      train: the trainings to learn from.
+      validation: those to choose the rule by.
       windows: how trainings are seen.
       tested: what rules are judged on.
       optimizer: the outer one.
       num_tasks: trainings side by side.
       rule_name: what the meta-parameters belong to.
     """
-    dynamics = trainings.dynamics(networks, rule, windows.judged_by)
+    judged_by_query = windows.judged_by == "query"
     between = tested.num_steps // tested.places
     places = tuple(range(0, tested.num_steps + 1, between))
-    whole = mj.unrolls.whole(dynamics, windows.horizon)
     seen = {"window": windows.window, "horizon": windows.horizon}
 
+    def dynamics(problem: Problem) -> mj.unrolls.Dynamics:
+        judged = problem.query_loss if judged_by_query else None
+        return mj.rules.training(rule, problem.init, problem.loss, judged=judged)
+
     def meta_grad(layout: running.Layout):
+        how = seen | layout._asdict()
         if windows.estimator == "truncated":
-            return mj.estimators.truncated(dynamics, **seen, **layout._asdict())
+            return mj.estimators.truncated(dynamics(train), **how)
         noise = {"persistent": "fresh_summed"}.get(windows.estimator, windows.estimator)
         return mj.estimators.persistent(
-            dynamics, **seen, std=windows.std, noise=noise, **layout._asdict()
+            dynamics(train), std=windows.std, noise=noise, **how
         )
 
     def init(key):
         rule_key, key = jax.random.split(key)
         meta = jax.jit(rule.init)(rule_key)
-        begin = (meta_grad(running.Layout()), meta, train, num_tasks)
+        begin = (meta_grad(running.Layout()), meta, train.sample, num_tasks)
         carried = training.begin_carrying(key, *begin)
         return training.begin(key, meta, optimizer, carried)
 
     def step(layout: running.Layout):
         return mj.train_step(meta_grad(layout), optimizer)
 
+    baselines = {n: trainings.baseline(n, tested.num_steps) for n in tested.baselines}
     tune = cache(
         partial(
             trainings.best_rates,
-            *(tested.networks, tested.validation, tested.num_steps),
-            *(running.VALIDATION, tested.num_validation_tasks),
+            *(tested.validation, baselines, tested.num_steps),
+            by="test" if judged_by_query else "train",
+            seed=running.VALIDATION,
+            num_tasks=tested.num_validation_tasks,
         )
     )
     return Experiment(
         init=init,
         optimizer=optimizer,
         step=step,
-        tasks=train,
+        tasks=train.sample,
         num_tasks=num_tasks,
         validation=running.on_tasks(
-            validation,
-            {(windows.horizon,): whole},
+            validation.sample,
+            {
+                (windows.horizon,): mj.unrolls.whole(
+                    dynamics(validation), windows.horizon
+                )
+            },
             axis="inner steps",
             seed=running.VALIDATION,
             num_tasks=tested.num_validation_tasks,
         ),
         test=trainings.judged(
-            *(tested.networks, rule, tested.test, tune, places),
+            *(tested.test, rule, baselines, tune, places),
             seed=running.TEST,
             num_tasks=tested.num_test_tasks,
         ),
@@ -135,37 +145,52 @@ def experiment(
         advice=lambda last: "a smaller --outer_rate or --std, or shorter --horizon",
         rows=rows,
         table=table,
-        draw=draw,
-        digests={"training": train.data.digest, "validation": validation.data.digest},
+        draw=partial(draw, rule),
+        digests=_digests(training=train, validation=validation),
         belongs_to={"rule": rule_name},
+        next_steps={
+            "use": "from rule import optimizer  # DIR/rule.py, which needs optax alone"
+        },
     )
 
 
-_AGAINST = tuple(trainings.baselines(1))
+def _digests(**problems: Problem) -> dict[str, str]:
+    """Of the classes that tasks are drawn from, by split, if there are any."""
+    found = {}
+    for split, problem in problems.items():
+        tasks = getattr(problem.sample, "tasks", problem.sample)
+        if hasattr(tasks, "data"):
+            found[split] = tasks.data.digest
+    return found
 
 
 def ratio(found: Measurement, name: str, kind: str, place: int) -> tuple[float, float]:
     """The rule's loss over another's: the geometric mean over tasks, and a factor.
 
-    The interval goes from `mean / factor` to `mean * factor`. Losses are not told apart
-    below a millionth.
+    The interval goes from `mean / factor` to `mean * factor`.
     """
     losses = [found.at(f"{each}_{kind}", place) for each in ("rule", name)]
-    logs = [np.log(np.maximum(loss, 1e-6)) for loss in losses]
+    logs = [np.log(np.maximum(loss, trainings.LEAST)) for loss in losses]
     with np.errstate(invalid="ignore"):  # inf - inf, where a training diverges.
         mean, interval = mj.mean_and_interval(logs[0] - logs[1])
     return float(np.exp(mean)), float(np.exp(interval))
 
 
+def _kinds(values: Iterable[str]) -> list[str]:
+    """Whose losses there are: of the examples that are trained on, and of others."""
+    return [kind for kind in ("train", "test") if f"rule_{kind}" in values]
+
+
 def rows(found: Measurement) -> list[dict]:
     """Summaries along the trainings, with the rule's losses over those of baselines."""
     summaries = running.rows(found)
+    rates = {name: float(rate) for name, rate in found.more.items()}
     for row, place in zip(summaries, found.places):
-        for name in _AGAINST:
-            for kind in ("train", "test"):
+        for name in rates:
+            for kind in _kinds(found.values):
                 mean, factor = ratio(found, name, kind, place)
                 row[f"over_{name}_{kind}"] = {"mean": mean, "factor": factor}
-        row["rates"] = {name: float(found.more[name]) for name in _AGAINST}
+        row["rates"] = rates
     return summaries
 
 
@@ -176,45 +201,30 @@ def table(summary: dict) -> str:
     lines = [
         f"{summary['num_tasks']} unseen trainings ({summary['tasks_hash']}), rule of step "
         f"{summary['best_step']} of {summary['steps']}; rates chosen on others: {shown}",
-        "inner steps   training loss: rule    adam  cosine  over adam        over cosine"
-        "      test loss: rule    adam  over adam",
     ]
-
-    def against(row, key):
-        found = row[key]
-        if found["mean"] is None:
-            return "diverged"
-        return f"{found['mean']:.2f} x/ {found['factor']:.2f}"
-
-    for row in summary["rows"]:
-        train, test = (
-            [row[f"{name}_{kind}"]["median"] for name in ("rule", *_AGAINST)]
-            for kind in ("train", "test")
-        )
-        cells = [running.short(value) for value in (*train, *test[:2])]
-        lines.append(
-            f"{row['inner_steps']:11d}{cells[0]:>22s}{cells[1]:>8s}{cells[2]:>8s}"
-            f"  {against(row, 'over_adam_train'):15s}"
-            f"  {against(row, 'over_cosine_train'):15s}"
-            f"{cells[3]:>17s}{cells[4]:>8s}  {against(row, 'over_adam_test')}"
-        )
+    for kind in _kinds(summary["rows"][0]):
+        heads = [f"{name:>12s}  {'rule over it':16s}" for name in rates]
+        lines.append(f"inner steps  {kind + ' loss: rule':>16s}{''.join(heads)}")
+        for row in summary["rows"]:
+            rule = running.short(row[f"rule_{kind}"]["median"])
+            cells = [_against(row, name, kind) for name in rates]
+            lines.append(f"{row['inner_steps']:11d}  {rule:>16s}{''.join(cells)}")
     lines.append("Losses are medians; x/ is the factor of a 95% interval over tasks.")
     return "\n".join(lines)
 
 
-def draw(meta, found: Measurement, directory: Path) -> None:
-    """Losses along the trainings, with the middle half of the tasks as bands."""
-    del meta
-    from experiments.running.pictures import plt, save
+def _against(row: dict, name: str, kind: str) -> str:
+    loss, over = row[f"{name}_{kind}"]["median"], row[f"over_{name}_{kind}"]
+    text = "diverged"
+    if over["mean"] is not None and np.isfinite(over["mean"]):
+        text = f"{over['mean']:.2f} x/ {over['factor']:.2f}"
+    return f"{'nan' if loss is None else running.short(loss):>12s}  {text:16s}"
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
-    colors = {"rule": "tab:orange", "adam": "tab:blue", "cosine": "0.5"}
-    for axis, kind in zip(axes, ("train", "test")):
-        for name, color in colors.items():
-            values = found.values[f"{name}_{kind}"]
-            low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75), axis=0)
-            axis.plot(found.places, middle, color=color, label=name)
-            axis.fill_between(found.places, low, high, color=color, alpha=0.2)
-        axis.set(xlabel="inner steps", yscale="log", title=f"{kind} loss, unseen tasks")
-        axis.legend()
-    save(figure, directory / "trainings.png")
+
+def draw(rule: Rule, meta, found: Measurement, directory: Path) -> None:
+    """Losses along the trainings and what the rule does, and the rule as a file."""
+    from experiments.learned_optimizer import pictures
+
+    mj.rules.export(rule, meta, directory / "rule.py")
+    pictures.losses(found, _kinds(found.values), directory / "trainings.png")
+    pictures.moves(rule, meta, directory / "rule.png")

@@ -1,161 +1,131 @@
-"""The small trainings that a rule is learned on, and judged on beside Adam."""
+"""What a rule is judged by: trainings by it, and by others at their best rates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.optimizers import optimizer
 from experiments.running.measuring import Measure, Measurement, Report, on_tasks
 import metajax as mj
-from metajax.base import Key, MetaParams, Params, Rule, Sampler
+from metajax.base import Key, MetaParams, PyTree, Rule
+from metajax.problems import Problem
 
-RATES = np.geomspace(1e-4, 1.0, 14).astype(np.float32)  # That Adam is tuned over.
-EPSILON = 1e-16  # Under Adam's root, as `rules` have it.
+RATES = np.geomspace(1e-4, 1.0, 14).astype(np.float32)  # That others are tuned over.
+LEAST = 1e-6  # Below which losses are not told apart.
+COSINE = "_cosine"  # Ends the names of those whose rate falls along a cosine.
 
-
-class Networks(NamedTuple):
-    """What is trained in a task: a perceptron, on images brought to half their size."""
-
-    hidden: int
-    layers: int
-    ways: int
-    batch: int  # Images a step.
-
-    @property
-    def model(self) -> mj.Model:
-        return mj.models.mlp([self.hidden] * self.layers, self.ways)
-
-    def init(self, key: Key, task: mj.Task) -> Params:
-        return self.model.init(key, _halved(task.support.inputs[:1]))
-
-    def loss(self, key: Key, params: Params, examples: mj.Batch) -> jax.Array:
-        """The cross-entropy of a minibatch, of those examples that the key draws."""
-        places = jax.random.randint(key, (self.batch,), 0, len(examples.targets))
-        drawn = jax.tree.map(lambda x: x[places], examples)
-        return self.loss_on_all(params, drawn)
-
-    def loss_on_all(self, params: Params, examples: mj.Batch) -> jax.Array:
-        outputs = self.model.apply(params, _halved(examples.inputs))
-        return mj.losses.cross_entropy(outputs, examples.targets)
+Baseline = Callable[[jax.Array], optax.GradientTransformation]  # From a rate.
 
 
-def _halved(images: jax.Array) -> jax.Array:
-    number, height, width, channels = images.shape
-    squares = images.reshape(number, height // 2, 2, width // 2, 2, channels)
-    return squares.mean(axis=(2, 4))
-
-
-def dynamics(networks: Networks, rule: Rule, judged_by: str) -> mj.unrolls.Dynamics:
-    """A training by a rule; each step costs its own loss, or that of other images."""
-
-    def loss(key: Key, params: Params, task: mj.Task) -> jax.Array:
-        return networks.loss(key, params, task.support)
-
-    def query_loss(key: Key, params: Params, task: mj.Task) -> jax.Array:
-        return networks.loss(key, params, task.query)
-
-    judged = query_loss if judged_by == "query" else None
-    return mj.rules.training(rule, networks.init, loss, judged=judged)
-
-
-# From a key, an optimizer and a task to the losses on all images at some steps.
-Trained = Callable[[Key, optax.GradientTransformation, mj.Task], dict[str, jax.Array]]
-
-
-def trained(networks: Networks, places: Sequence[int]) -> Trained:
-    """Trains a network by any optimizer, and looks at it after some numbers of steps.
+def baseline(name: str, num_steps: int) -> Baseline:
+    """An optimizer that rules are held against, such as "adam" or "adam_cosine".
 
     Args:
-      networks: what is trained.
+      name: one of `optimizers.NAMES`, or a factory of one's own; with `COSINE` behind it,
+        the rate falls to zero along a cosine.
+      num_steps: after which it is zero.
+
+    Raises:
+      ValueError: if there is no such optimizer.
+    """
+    plain, falls = name.removesuffix(COSINE), name.endswith(COSINE)
+
+    def make(rate: jax.Array) -> optax.GradientTransformation:
+        def falling(count: jax.Array) -> jax.Array:
+            share = jnp.minimum(count / num_steps, 1)
+            return rate * 0.5 * (1 + jnp.cos(jnp.pi * share))
+
+        return optimizer(plain, falling if falls else rate, [])
+
+    make(jnp.float32(1))  # Says what is wrong with the name.
+    return make
+
+
+# From a key, an optimizer and a task to the losses on all examples at some steps.
+Trained = Callable[[Key, optax.GradientTransformation, PyTree], dict[str, jax.Array]]
+
+
+def trained(problem: Problem, places: Sequence[int]) -> Trained:
+    """Trains by any optimizer, and looks at the losses after some numbers of steps.
+
+    Args:
+      problem: what is trained.
       places: the numbers, ascending, with the same distance between neighbours, from 0.
     """
     between = places[1] - places[0]
 
-    def run(key: Key, optimizer: optax.GradientTransformation, task: mj.Task):
+    def run(key: Key, optimizer: optax.GradientTransformation, task: PyTree):
         init_key, key = jax.random.split(key)
-        params = networks.init(init_key, task)
+        params = problem.init(init_key, task)
 
         def step(carry, index):
             params, state = carry
             step_key = jax.random.fold_in(key, index)
-            grads = jax.grad(networks.loss, argnums=1)(step_key, params, task.support)
+            grads = jax.grad(problem.loss, argnums=1)(step_key, params, task)
             moves, state = optimizer.update(grads, state, params)
             return (optax.apply_updates(params, moves), state), None
 
-        def look(params):
-            return {
-                "train": networks.loss_on_all(params, task.support),
-                "test": networks.loss_on_all(params, task.query),
-            }
-
         def stretch(carry, first):
             carry, _ = jax.lax.scan(step, carry, first + jnp.arange(between))
-            return carry, look(carry[0])
+            return carry, problem.losses(carry[0], task)
 
         carry = params, optimizer.init(params)
         _, later = jax.lax.scan(stretch, carry, jnp.array(places[:-1]))
-        first = jax.tree.map(lambda x: x[None], look(params))
+        first = jax.tree.map(lambda x: x[None], problem.losses(params, task))
         return jax.tree.map(lambda *x: jnp.concatenate(x), first, later)
 
     return run
 
 
-def adam(rate: jax.Array) -> optax.GradientTransformation:
-    """Adam at a rate."""
-    return optax.adam(rate, eps_root=EPSILON)
-
-
-def cosine_adam(rate: jax.Array, num_steps: int) -> optax.GradientTransformation:
-    """Adam whose rate falls from one to zero along a cosine."""
-
-    def falling(count):
-        return rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / num_steps, 1)))
-
-    return optax.chain(
-        optax.scale_by_adam(eps_root=EPSILON),
-        optax.scale_by_schedule(lambda count: -falling(count)),
-    )
-
-
-def baselines(num_steps: int) -> dict[str, Callable[..., optax.GradientTransformation]]:
-    """By name, what rules are held against: from a rate to an optimizer."""
-    return {"adam": adam, "cosine": partial(cosine_adam, num_steps=num_steps)}
-
-
 def best_rates(
-    networks: Networks, sampler: Sampler, num_steps: int, seed: int, num_tasks: int
+    problem: Problem,
+    baselines: Mapping[str, Baseline],
+    num_steps: int,
+    *,
+    by: str,
+    seed: int,
+    num_tasks: int,
 ) -> dict[str, float]:
-    """The rates of the baselines whose last training loss is least on validation tasks."""
-    run = trained(networks, (0, num_steps))
-    makers = baselines(num_steps)
+    """The rates with which baselines have the least last loss on some tasks.
 
-    def objective(key: Key, meta: MetaParams, task: mj.Task):
+    Args:
+      problem: draws the tasks.
+      baselines: by name.
+      num_steps: of each training.
+      by: the loss that counts, "train" or "test".
+      seed: fixes the tasks.
+      num_tasks: how many.
+    """
+    run = trained(problem, (0, num_steps))
+
+    def objective(key: Key, meta: MetaParams, task: PyTree):
         del meta
 
-        def last(make, rate):
-            return run(key, make(rate), task)["train"][-1]
+        def last(make: Baseline, rate: jax.Array) -> jax.Array:
+            return run(key, make(rate), task)[by][-1]
 
         each = {
             name: jax.lax.map(partial(last, make), jnp.asarray(RATES))
-            for name, make in makers.items()
+            for name, make in baselines.items()
         }
         return jnp.float32(0), each
 
-    found = mj.evaluate(
-        *(objective, (), sampler), key=jax.random.key(seed), num_tasks=num_tasks
-    )
-    means = {k: np.mean(v, axis=0, dtype=np.float64) for k, v in found.values.items()}
-    return {name: float(RATES[np.nanargmin(mean)]) for name, mean in means.items()}
+    key = jax.random.key(seed)
+    found = mj.evaluate(objective, (), problem.sample, key=key, num_tasks=num_tasks)
+    logs = {
+        k: np.log(np.maximum(v, LEAST)).mean(axis=0) for k, v in found.values.items()
+    }
+    return {name: float(RATES[np.nanargmin(mean)]) for name, mean in logs.items()}
 
 
 def judged(
-    networks: Networks,
+    problem: Problem,
     rule: Rule,
-    sampler: Sampler,
+    baselines: Mapping[str, Baseline],
     tune: Callable[[], dict[str, float]],
     places: Sequence[int],
     *,
@@ -165,26 +135,26 @@ def judged(
     """The losses of a rule and of tuned baselines along the same trainings.
 
     Args:
-      networks: what is trained.
+      problem: what is trained.
       rule: the rule.
-      sampler: draws one task from a key.
-      tune: finds the baselines' rates, when they are first needed.
+      baselines: by name.
+      tune: finds their rates, when they are first needed.
       places: numbers of steps, as in `trained`.
       seed: fixes the tasks.
       num_tasks: how many.
     """
-    run, makers = trained(networks, places), baselines(places[-1])
+    run = trained(problem, places)
 
-    def objective(key: Key, meta, task: mj.Task):
+    def objective(key: Key, meta, task: PyTree):
         meta, rates = meta
         optimizers = {"rule": rule.optimizer(meta)}
-        optimizers |= {name: make(rates[name]) for name, make in makers.items()}
+        optimizers |= {name: make(rates[name]) for name, make in baselines.items()}
         found = {name: run(key, each, task) for name, each in optimizers.items()}
         losses = {f"{name}_{k}": x for name, f in found.items() for k, x in f.items()}
         return losses["rule_train"][-1], losses
 
     found_on = on_tasks(
-        sampler,
+        problem.sample,
         {tuple(places): objective},
         axis="inner steps",
         seed=seed,

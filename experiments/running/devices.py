@@ -117,8 +117,23 @@ def place_progress(devices: Devices, progress: PyTree) -> PyTree:
     """Copies progress to each of the devices, or divides it among them."""
     if devices.divides_state:
         return _put(progress, training.divided(progress, devices.mesh))
-    spec = PartitionSpec("seeds") if devices.num_seeds > 1 else PartitionSpec()
-    return _put(progress, devices.mesh and NamedSharding(devices.mesh, spec))
+    if devices.num_seeds > 1:
+        spec = PartitionSpec("seeds")
+        return _put(progress, devices.mesh and NamedSharding(devices.mesh, spec))
+    placed = place(devices, progress)
+    if devices.mesh is None or progress.state.carried == ():
+        return placed
+    # What an estimator carries of each task is where a step leaves it: for arrays that
+    # come from elsewhere, the step would be compiled once more.
+    carried = jax.tree.map(partial(_of_tasks, devices), progress.state.carried)
+    carried = _put(progress.state.carried, carried)
+    return placed._replace(state=placed.state._replace(carried=carried))
+
+
+def _of_tasks(devices: Devices, leaf: jax.Array) -> NamedSharding:
+    divides = jnp.ndim(leaf) and len(leaf) % devices.number == 0
+    spec = PartitionSpec(devices.mesh.axis_names) if divides else PartitionSpec()
+    return NamedSharding(devices.mesh, spec)
 
 
 def _put(tree: PyTree, sharding: PyTree) -> PyTree:

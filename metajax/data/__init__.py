@@ -28,6 +28,7 @@ from metajax.data.reading import array_reader as array_reader
 from metajax.data.reading import image_reader as image_reader
 from metajax.data.reading import text_reader as text_reader
 from metajax.data.sinusoid import Sinusoid as Sinusoid
+from metajax.data.tables import Tables as Tables
 from metajax.data.text import from_texts as from_texts
 from metajax.data.text import idf as idf
 from metajax.data.text import ngrams as ngrams

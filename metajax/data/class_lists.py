@@ -4,6 +4,7 @@ import functools
 from importlib import resources
 import json
 from pathlib import Path
+from typing import Any
 
 SPLITS = ("train", "validation", "test")
 
@@ -46,16 +47,16 @@ def read_split(path: str | Path) -> dict[str, list[str]]:
         found = json.loads(Path(path).read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    lists = {}
-    for split in SPLITS:
-        names = found.get(split) if isinstance(found, dict) else None
+    lists: list[Any] = [None]
+    if isinstance(found, dict):
+        lists = [found.get(split) for split in SPLITS]
+    for names in lists:
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ValueError(
                 f"{path} must be an object of train, validation and test, each a list of "
                 "class names."
             )
-        lists[split] = names
-    return lists
+    return dict(zip(SPLITS, lists))
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from metajax.models.readers import in_context_transformer as in_context_transfor
 from metajax.models.readers import linear_attention as linear_attention
 from metajax.models.recurrent import gru as gru
 from metajax.models.snail import snail as snail
+from metajax.models.tables import table_transformer as table_transformer
 from metajax.models.text import bag as bag
 from metajax.models.text import text_cnn as text_cnn
 from metajax.models.text import text_transformer as text_transformer

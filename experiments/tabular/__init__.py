@@ -1,0 +1,1 @@
+"""A network that learns, from drawn tables, to predict in tables."""
