@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -129,20 +130,22 @@ class Classifier(ClassifierMixin, _Estimator):
             )
         if self.members < 1:
             raise ValueError(f"members must be at least 1: got {self.members}.")
-        shifts = np.arange(min(self.members, number))[:, None]
-        targets = ((codes[None] + shifts) % number).astype(np.int32)
-        self.adapted_ = networks.adapt(network, self._fit_scales(inputs), targets)
+        scaled = self._fit_scales(inputs)
+        self.adapted_ = [
+            networks.adapt(network, scaled, ((codes + shift) % number).astype(np.int32))
+            for shift in range(min(self.members, number))
+        ]
         return self
 
     def predict_proba(self, X) -> np.ndarray:
         """The probability of each of `classes_`, `[rows, classes]`."""
         inputs = self._asked(X)
-        logits = networks.predict(self._network("classes"), self.adapted_, inputs)
-        number = len(self.classes_)
-        logits = logits[..., :number].astype(np.float64)
-        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        shares = odds / odds.sum(axis=-1, keepdims=True)
-        each = [np.roll(one, -shift, axis=-1) for shift, one in enumerate(shares)]
+        network, number = self._network("classes"), len(self.classes_)
+        each = []
+        for shift, adapted in enumerate(self.adapted_):
+            logits = networks.predict(network, adapted, inputs)[:, :number]
+            shares = special.softmax(logits.astype(np.float64), axis=1)
+            each.append(np.roll(shares, -shift, axis=1))
         return np.mean(each, axis=0)
 
     def predict(self, X) -> np.ndarray:
@@ -176,13 +179,13 @@ class Regressor(RegressorMixin, _Estimator):
         targets = ((targets - self.mean_) / self.std_).astype(np.float32)
         network = self._network("numbers")
         scaled = self._fit_scales(inputs)
-        self.adapted_ = networks.adapt(network, scaled, targets[None, :, None])
+        self.adapted_ = networks.adapt(network, scaled, targets[:, None])
         return self
 
     def predict(self, X, return_std: bool = False):
         """The mean of each row's number, `[rows]`; with `return_std` its deviation too."""
         inputs = self._asked(X)
         outputs = networks.predict(self._network("numbers"), self.adapted_, inputs)
-        mean, std = (np.asarray(each[0, :, 0], np.float64) for each in outputs)
+        mean, std = (np.asarray(each[:, 0], np.float64) for each in outputs)
         mean, std = mean * self.std_ + self.mean_, std * self.std_
         return (mean, std) if return_std else mean

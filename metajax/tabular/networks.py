@@ -42,16 +42,24 @@ def read(path: str | Path) -> Network:
     Raises:
       ValueError: if the file has none of such a network.
     """
+    changed = Path(path).stat().st_mtime_ns if Path(path).exists() else 0
+    return _read(str(path), changed)
+
+
+@cache  # Estimators read them again and again.
+def _read(path: str, changed: int) -> Network:
+    del changed  # When: a file that is written anew is another.
     sizes = _sizes(path)
     classes, shape = sizes.pop("classes"), tuple(sorted(sizes.items()))
     learner = _learner(classes or None, shape)
     example = jnp.zeros((2, 1))
     like = jax.eval_shape(learner.init, jax.random.key(0), example)
     like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-    return Network(trees.load(path, like), classes, *_compiled(classes or None, shape))
+    meta = jax.device_put(trees.load(path, like))
+    return Network(meta, classes, *_compiled(classes or None, shape))
 
 
-def _sizes(path: str | Path) -> dict[str, int]:
+def _sizes(path: str) -> dict[str, int]:
     try:
         with np.load(path) as file:
             belongs = json.loads(file["belongs_to.json"])  # As `trees.save` has it.
@@ -76,17 +84,9 @@ def _compiled(classes: int | None, shape: tuple[tuple[str, int], ...]):
 
     @jax.jit
     def adapt(meta, support):
-        # The members have labels of their own, and the rest in common.
-        adapt_one = partial(
-            learner.adapt, jax.random.key(0), meta
-        )  # Nothing is random.
-        return jax.vmap(adapt_one, (Batch(None, 0, None),))(support)
+        return learner.adapt(jax.random.key(0), meta, support)  # Nothing is random.
 
-    @jax.jit
-    def predict(meta, adapted, inputs):
-        return jax.vmap(learner.predict, (None, 0, None))(meta, adapted, inputs)
-
-    return adapt, predict
+    return adapt, jax.jit(learner.predict)
 
 
 def adapt(network: Network, inputs: np.ndarray, targets: np.ndarray) -> Adapted:
@@ -95,25 +95,23 @@ def adapt(network: Network, inputs: np.ndarray, targets: np.ndarray) -> Adapted:
     Args:
       network: the network.
       inputs: `[rows, columns]`, NaN where a value is missing.
-      targets: `[members, rows]` labels or `[members, rows, 1]` numbers: the table is read
-        once with each.
+      targets: `[rows]` labels or `[rows, 1]` numbers.
 
     Returns:
-      What the members adapted to, arrays on the host.
+      What the network adapted to, arrays on the host.
     """
     rows, columns = inputs.shape
     number = _bucket(rows, _ROWS)
     padded = np.zeros((number, _bucket(columns, _COLUMNS)), np.float32)
     padded[:, columns:] = np.nan
     padded[:rows, :columns] = inputs
-    beyond = [(0, 0)] * targets.ndim
-    beyond[1] = (0, number - rows)
+    beyond = [(0, number - rows)] + [(0, 0)] * (targets.ndim - 1)
     support = Batch(padded, np.pad(targets, beyond), np.arange(number) < rows)
     return jax.device_get(network.adapt(network.meta, support))
 
 
 def predict(network: Network, adapted: Adapted, inputs: np.ndarray):
-    """Outputs `[members, rows, ...]` of the network for the rows of `inputs`."""
+    """Outputs `[rows, ...]` of the network for the rows of `inputs`."""
     width = adapted.memory.features.shape[-1]
     found = []
     for first in range(0, len(inputs), _ASKED[-1]):
@@ -123,11 +121,11 @@ def predict(network: Network, adapted: Adapted, inputs: np.ndarray):
         padded[:number, : some.shape[1]] = some
         outputs = jax.device_get(network.predict(network.meta, adapted, padded))
         found.append(jax.tree.map(partial(_first, number), outputs))
-    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *found)
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
 def _first(number: int, outputs: np.ndarray) -> np.ndarray:
-    return outputs[:, :number]
+    return outputs[:number]
 
 
 def _bucket(number: int, sizes: tuple[int, ...]) -> int:
