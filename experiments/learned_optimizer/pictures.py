@@ -82,6 +82,6 @@ def moves(rule: Rule, meta: MetaParams, path: Path) -> None:
     time.set(
         xlabel="inner steps", yscale="log", title="size of moves by gradients of 1"
     )
-    for axis in (answer, time):
-        axis.legend(fontsize=8)
+    answer.legend(fontsize=8)
+    time.legend(fontsize=8, loc="center right")
     save(figure, path)
