@@ -335,11 +335,13 @@ GAME_RUNS = [
 ]
 
 # Of learned update rules: on other trainings than they are learned on.
-_CARRIED = {
+_NEAR = {
     "twice the width": ("--eval_hidden=64",),
     "twice the depth": ("--eval_layers=2",),
     "three times the steps": ("--eval_steps=600",),
     "CIFAR-FS": ("--eval_data=cifar_fs",),
+}
+_CARRIED = _NEAR | {
     "Omniglot": ("--eval_data=omniglot", "--eval_shots=15", "--eval_queries=5"),
     "convolutions": ("--eval_problem=convolution", "--eval_hidden=16"),
     "a transformer on sentences": (
@@ -350,14 +352,14 @@ _CARRIED = {
 RULE_RUNS = [
     *(
         run
-        for preset, kind, most in (
-            ("descent", "train", 0.5),
-            ("generalization", "test", 0.9),
+        for preset, kind, most, tests in (
+            ("descent", "train", 0.5, _NEAR),
+            ("generalization", "test", 0.9, _CARRIED),
         )
         for run in (
             Run(
                 preset,
-                tests=_CARRIED,
+                tests=tests,
                 targets={(200, f"over_adam_{kind}"): (0.0, most)},
             ),
             Run(
@@ -368,8 +370,8 @@ RULE_RUNS = [
             ),
         )
     ),
-    Run("schedule", tests=_CARRIED),
-    Run("schedule_generalization", tests=_CARRIED),
+    Run("schedule", tests=_NEAR),
+    Run("schedule_generalization", tests=_NEAR),
 ]
 PICTURES = [
     Pictures("descent-0", ("trainings.png", "rule.png")),

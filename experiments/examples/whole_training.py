@@ -80,7 +80,7 @@ def main(
     picture,
     data_dir=None,
     *,
-    rates=(5e-5, 1e-3),
+    rates=(1e-4, 1e-3),
     num_steps=4096,
     images_a_class=200,
     hidden=32,

@@ -34,7 +34,7 @@ def run(out: Path, quick: bool) -> dict[str, Any]:
     steps = (256, 512) if quick else (4096, 65536)
     results = {
         "whole": [whole(RUNGS, steps[0], 3), whole(("tree",), steps[1], 1)],
-        "rule": rule(10 if quick else 100, rounds=1 if quick else 5),
+        "rule": rule(10 if quick else 50, rounds=1 if quick else 3),
     }
     (out / "trainings.json").write_text(json.dumps(results, indent=1) + "\n")
     return results
