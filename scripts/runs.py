@@ -344,10 +344,6 @@ _NEAR = {
 _CARRIED = _NEAR | {
     "Omniglot": ("--eval_data=omniglot", "--eval_shots=15", "--eval_queries=5"),
     "convolutions": ("--eval_problem=convolution", "--eval_hidden=16"),
-    "a transformer on sentences": (
-        *("--eval_problem=transformer", "--eval_data=clinc150"),
-        "--eval_layers=2",
-    ),
 }
 RULE_RUNS = [
     *(
