@@ -12,9 +12,11 @@ import optax
 
 PyTree = Any
 
-_DECAYS = (0.5, 0.9, 0.99)  # Of the momenta that a rule sees; of 0.9 and
+DECAYS = (0.5, 0.9, 0.99)  # Of the momenta that a rule sees; of 0.9 and
 _SQUARES, _EPSILON = 0.999, 1e-8  # of this mean square Adam is made.
-_TIMES = (10.0, 100.0, 1000.0, 10000.0)  # Steps by which time is told.
+TIMES = (10.0, 100.0, 1000.0, 10000.0)  # Steps by which time is told.
+FEATURES = 3 + len(DECAYS)  # Of a number: gradient twice, momenta, and itself.
+LAYER_FEATURES = 4
 
 
 class Averages(NamedTuple):
@@ -30,7 +32,7 @@ def per_parameter(meta: PyTree, *, sees_layer: bool) -> optax.GradientTransforma
 
     def init(params: PyTree) -> Averages:
         zeros = optax.tree.zeros_like(params)
-        return Averages(jnp.int32(0), (zeros,) * len(_DECAYS), zeros)
+        return Averages(jnp.int32(0), (zeros,) * len(DECAYS), zeros)
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None):
         if params is None:
@@ -38,7 +40,7 @@ def per_parameter(meta: PyTree, *, sees_layer: bool) -> optax.GradientTransforma
                 "per_parameter: its updates depend on the params: give them to "
                 "optimizer.update(grads, state, params)."
             )
-        state = _averaged(state, updates, _DECAYS, _SQUARES)
+        state = _averaged(state, updates, DECAYS, _SQUARES)
 
         def one(*arrays):
             return _moved(meta, state.steps, sees_layer, *arrays)
@@ -74,11 +76,11 @@ def _moved(meta, count, sees_layer: bool, param, grad, square, *momenta) -> jax.
     """The update of one array, each of its numbers by itself."""
     steps = count.astype(param.dtype)
     size = _root(square, _SQUARES, steps)
-    means = [m / (1 - d**steps) for d, m in zip(_DECAYS, momenta, strict=True)]
+    means = [m / (1 - d**steps) for d, m in zip(DECAYS, momenta, strict=True)]
     each = [x / size for x in (grad, *means)] + [grad / _rms(grad), param / _rms(param)]
     # With numbers along the last axis this takes two thirds of the time.
     features = jnp.stack([x.reshape(-1) for x in each])
-    scalars = [jnp.tanh(steps / time - 1) for time in _TIMES]
+    scalars = [jnp.tanh(steps / time - 1) for time in TIMES]
     if sees_layer:
         sizes = _rms(grad), _rms(param), _rms(grad) / _rms(param), param.size
         scalars += [0.1 * jnp.log(jnp.asarray(x, param.dtype)) for x in sizes]

@@ -20,12 +20,8 @@ import optax
 from metajax import files, rule_optimizers
 from metajax.base import Key, MetaParams, Params, PyTree, Rule
 from metajax.models.recurrent import gru
+from metajax.rule_optimizers import DECAYS, FEATURES, LAYER_FEATURES, TIMES
 from metajax.unrolls import Dynamics
-
-_LINEAR = np.array(
-    [0, 0, 1, 0, 0, 0], np.float32
-)  # Of features: the momentum of decay 0.9.
-_NUM_TIMES, _NUM_LAYER_FEATURES = 4, 4  # As `rule_optimizers` has them.
 
 
 def per_parameter(
@@ -61,16 +57,15 @@ def per_parameter(
         raise ValueError(
             f"per_parameter: hidden and rate must be positive: got {hidden} and {rate}."
         )
-    features = len(_LINEAR)
-    scalars = _NUM_TIMES + _NUM_LAYER_FEATURES * sees_layer
+    scalars = len(TIMES) + LAYER_FEATURES * sees_layer
 
     def init(key: Key) -> MetaParams:
         first, second, third, last = jax.random.split(key, 4)
         normal = jax.random.normal
         return {
             "log_rate": jnp.log(jnp.float32(rate)),
-            "linear": jnp.asarray(_LINEAR),
-            "features": normal(first, (features, hidden)) / features**0.5,
+            "linear": jnp.zeros(FEATURES).at[1 + DECAYS.index(0.9)].set(1.0),
+            "features": normal(first, (FEATURES, hidden)) / FEATURES**0.5,
             "scalars": normal(second, (scalars, hidden)) / scalars**0.5,
             "hidden": normal(third, (hidden, hidden)) / hidden**0.5,
             "bias": jnp.zeros(hidden),

@@ -110,40 +110,13 @@ def _test(door: Door, where: Path, name: str, changes: tuple[str, ...]) -> None:
     result.rename(found)
 
 
-def table() -> str:
-    """The kept results as the table of results; one line a preset and seed."""
-    lines = [
-        "| preset | seed | after n inner steps, 95% interval over 600 tasks | "
-        "published | outer steps | minutes | device | commit |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    return "\n".join([*lines, *_lines("few_shot", _line)])
+_ORIGIN = ("outer steps", "minutes", "device", "commit")
 
 
-def games_table() -> str:
-    """The kept results of games; one line a preset and seed."""
-    lines = [
-        "| preset | seed | return by episode or step, total of a trial | published | exact "
-        "| outer steps | minutes | device | commit |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    return "\n".join([*lines, *_lines("meta_rl", _game_line)])
-
-
-def rules_table() -> str:
-    """The kept results of learned rules; one line a preset, seed and kind of training."""
-    lines = [
-        "| preset | seed | tested on | training loss over Adam's | with a cosine | test "
-        "loss over Adam's | with a cosine | outer steps | minutes | device | commit |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    return "\n".join([*lines, *_lines("learned_optimizer", _rule_line)])
-
-
-def _lines(door: str, line: Callable[..., str]) -> list[str]:
-    """A line for each kept run of a door, and one for each further test of it."""
-    (door,) = [each for each in DOORS if each.name == door]
-    lines = []
+def table(door: Door, line: Callable[..., str], *heads: str) -> str:
+    """The kept results of a door; a line for each run and for each further test of it."""
+    heads = (*heads, *_ORIGIN)
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for run in door.runs:
         for seed in run.seeds:
             path = RESULTS / door.results / f"{run.name}-{seed}.json"
@@ -151,7 +124,23 @@ def _lines(door: str, line: Callable[..., str]) -> list[str]:
                 found = kept.read(path)
                 lines.append(line(run, seed, found))
                 lines += [line(run, seed, found, name) for name in run.tests]
-    return lines
+    return "\n".join(lines)
+
+
+def tables() -> str:
+    """The tables of all doors."""
+    few_shot, games, rules = DOORS
+    interval = "after n inner steps, 95% interval over 600 tasks"
+    returns = "return by episode or step, total of a trial"
+    ratios = "training loss over Adam's", "with a cosine"
+    ratios += "test loss over Adam's", "with a cosine"
+    return "\n\n".join(
+        [
+            table(few_shot, _line, "preset", "seed", interval, "published"),
+            table(games, _game_line, "preset", "seed", returns, "published", "exact"),
+            table(rules, _rule_line, "preset", "seed", "tested on", *ratios),
+        ]
+    )
 
 
 def _rule_line(run: Run, seed: int, of: Kept, test: str | None = None) -> str:
@@ -288,7 +277,7 @@ def main(argv: list[str]) -> None:
         if study.name in _RUN.value:
             execute_study(study, Path(_WORKDIR.value), _DATA_DIR.value)
     missed = misses()
-    print("\n".join([table(), "", games_table(), "", rules_table(), "", *passed(), ""]))
+    print("\n".join([tables(), "", *passed(), ""]))
     print("\n".join(missed) if missed else "Every target is reached.")
     sys.exit(bool(missed))
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 import datetime
 import json
 from pathlib import Path
-import subprocess
 import sys
 import time
 import warnings
@@ -28,6 +27,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from experiments.running import workdirs
 import metajax as mj
 from metajax.tabular import Classifier
 from scripts import real_tables
@@ -116,7 +116,7 @@ def main() -> None:
     result = {
         "command": f"python -m scripts.tables --half={asked.half} --seed={asked.seed}",
         "seed": asked.seed,
-        "commit": _commit(),
+        "commit": workdirs.commit(),
         "date": datetime.date.today().isoformat(),
     }
     for group, tables in groups.items():
@@ -141,13 +141,6 @@ def main() -> None:
         print(group, len(rows), "tables", json.dumps(result[group]["means"], indent=1))
     if asked.out:
         asked.out.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
-    )
-    return found.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import zipfile
 
 import jax
 import numpy as np
-from PIL import Image
 import pytest
 
 from experiments import export, predict, running
@@ -13,6 +12,7 @@ from experiments.few_shot import encoders
 from experiments.few_shot.data.own import class_splits
 import metajax as mj
 from metajax.encoders import encode, from_encoder
+from tests import predict_test
 
 SHORT = [
     *("--num_steps=2", "--eval_every_steps=2", "--log_every_steps=2", "--num_tasks=2"),
@@ -57,16 +57,15 @@ def stand_ins(monkeypatch):
 def own(tmp_path_factory):
     """Nine classes of texts and of images."""
     root, random = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
-    lines = ["text,label"]
-    for label in range(9):
-        folder = root / "images" / f"kind{label}"
-        folder.mkdir(parents=True)
-        for index in range(4):
-            said = "".join(random.choice([*LETTERS], 3)) * (label + 1)
-            lines.append(f"{said} {LETTERS[label % 8] * (10 + index)},intent{label}")
-            pixels = np.full((12, 9, 3), [[20 * label, 255 - 20 * label, index]])
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
-    (root / "texts.csv").write_text("\n".join(lines))
+
+    def pixels(label, index):
+        return np.full((12, 9, 3), [[20 * label, 255 - 20 * label, index]])
+
+    def said(label, index):
+        first = "".join(random.choice([*LETTERS], 3)) * (label + 1)
+        return f"{first} {LETTERS[label % 8] * (10 + index)}"
+
+    predict_test.write_classes(root, pixels, said)
     (root / "folds.json").write_text(json.dumps(FOLDS))
     return root
 

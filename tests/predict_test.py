@@ -26,21 +26,36 @@ STEPS = ["--inner_steps=1", "--eval_inner_steps=0,2", "--select_inner_steps=2"]
 WORDS = "zero one two three four five six seven eight nine".split()
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """Data of one's own: nine classes of images, of texts, and of vectors."""
-    root, random = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+def write_classes(root, pixels, said):
+    """Nine classes of four images, in folders, and of four texts, in a CSV file.
+
+    `pixels` and `said` make one of a class, from its number and theirs.
+    """
     lines = ["text,label"]
     for label in range(9):
         folder = root / "images" / f"kind{label}"
         folder.mkdir(parents=True)
-        pattern = random.integers(0, 256, (12, 12, 3))
         for index in range(4):
-            noisy = np.clip(pattern + random.integers(-9, 9, pattern.shape), 0, 255)
-            Image.fromarray(noisy.astype(np.uint8)).save(folder / f"{index}.png")
-            said = " ".join(random.choice(WORDS, 2))
-            lines.append(f"{WORDS[label]} {said},intent{label}")
+            image = np.asarray(pixels(label, index), np.uint8)
+            Image.fromarray(image).save(folder / f"{index}.png")
+            lines.append(f"{said(label, index)},intent{label}")
     (root / "texts.csv").write_text("\n".join(lines))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Data of one's own: nine classes of images, of texts, and of vectors."""
+    root, random = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    patterns = random.integers(0, 256, (9, 12, 12, 3))
+
+    def pixels(label, index):
+        noisy = patterns[label] + random.integers(-9, 9, patterns[label].shape)
+        return np.clip(noisy, 0, 255)
+
+    def said(label, index):
+        return " ".join([WORDS[label], *random.choice(WORDS, 2)])
+
+    write_classes(root, pixels, said)
     labels = np.repeat(np.arange(9), 4)
     inputs = random.normal(size=(9, 6))[labels] + 0.1 * random.normal(size=(36, 6))
     np.savez(root / "arrays.npz", inputs=inputs.astype(np.float32), labels=labels)

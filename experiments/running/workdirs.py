@@ -227,7 +227,7 @@ def write_record(workdir: Path, device: str) -> None:
     """Writes down, once more at each start, what the run is made with."""
     record = {
         "arguments": sys.argv[1:],
-        "commit": _commit(),
+        "commit": commit(),
         "device": device,
         "python": platform.python_version(),
         "versions": {package: metadata.version(package) for package in _PACKAGES},
@@ -266,7 +266,7 @@ def _made_with(line: str) -> dict[str, str]:
         return {}
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the code, with a plus where files other than results differ."""
 
     def git(*arguments):

@@ -17,20 +17,8 @@ def ship(run: Path, out: Path) -> None:
     with np.load(run / "best.npz") as file:
         found = dict(file)
     belongs_to = json.loads(found.pop("belongs_to.json"))
-    leaves = {name: leaf.astype(np.float16) for name, leaf in found.items()}
-    trees.save(out, nested(leaves), belongs_to)
-
-
-def nested(leaves: dict[str, np.ndarray]) -> dict:
-    """Leaves by their paths as a tree whose leaves have these paths."""
-    tree = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = leaf
-    return tree
+    halves = {path: leaf.astype(np.float16) for path, leaf in found.items()}
+    trees.save(out, halves, belongs_to)
 
 
 if __name__ == "__main__":
