@@ -27,9 +27,8 @@ WRONG, CLASSES = 0.4, 10
 def draw(random, split, number, data_dir):
     """So many images of each digit at half their size, with their labels."""
     digits = mj.data.mnist(split, data_dir=data_dir)
-    rows = np.concatenate(
-        [random.choice(r, number, replace=False) for r in digits.rows]
-    )
+    each = [row[:count] for row, count in zip(digits.rows, digits.counts)]
+    rows = np.concatenate([random.choice(row, number, replace=False) for row in each])
     images = np.asarray(digits.inputs)[rows].astype(np.float32) / 255
     halved = images.reshape(-1, 14, 2, 14, 2).mean((2, 4)).reshape(-1, 196)
     return halved, np.repeat(np.arange(CLASSES), number)
