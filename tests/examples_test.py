@@ -79,7 +79,7 @@ def test_own_learner(capsys):
 def test_whole_training(data_dir, tmp_path, capsys):
     picture = tmp_path / "out.png"
     whole_training.main(
-        picture, data_dir, rates=(3e-3,), num_steps=80, images_a_class=30, hidden=16
+        picture, data_dir, rates=(1e-3,), num_steps=100, images_a_class=60, hidden=16
     )
     row = lines(capsys, "rate")[1].split()
     assert float(row[2]) > 0.7 and len(row) == 3 + 2 * 3
