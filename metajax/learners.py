@@ -177,23 +177,33 @@ def freeze(learner: MetaLearner, paths: trees.Paths) -> MetaLearner:
     return MetaLearner(learner.init, adapt, predict)
 
 
-def descend(rates: PyTree, *, per_step: bool = False) -> optax.GradientTransformation:
+def descend(
+    rates: PyTree, *, per_step: bool = False, clip: float | None = None
+) -> optax.GradientTransformation:
     """Gradient descent at given rates, which may be meta-learned.
 
-        update = -rates * gradient
+        update = -rates * max(-clip, min(gradient, clip))
 
     Args:
       rates: one scalar for all params, or a tree like them, whose leaves are of their
         shape or scalars. With `per_step` each leaf has a leading axis, `[steps, ...]`.
       per_step: whether each inner step has rates of its own. Steps beyond the last one
         use those of the last.
+      clip: the greatest size of each number of a gradient; None for no bound.
 
     Returns:
       An optax transformation.
+
+    Raises:
+      ValueError: if `clip` is not positive.
     """
+    if clip is not None and not clip > 0:
+        raise ValueError(f"Gradients are cut to a positive size: got clip={clip}.")
 
     def update(updates, state, params=None):  # Gradients, and how many there were.
         del params
+        if clip is not None:
+            updates = jax.tree.map(lambda grad: jnp.clip(grad, -clip, clip), updates)
         now = at_step(rates, state) if per_step else rates
         if jax.tree_util.treedef_is_leaf(jax.tree.structure(now)):
             return jax.tree.map(lambda grad: -now * grad, updates), state + 1

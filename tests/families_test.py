@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import metajax as mj
-from metajax import losses, trees
+from metajax import learners, losses, trees
 from tests.algorithms_test import (
     MODEL,
     WARPED,
@@ -193,6 +193,23 @@ def test_rates_of_each_step_are_used_in_their_order_and_the_last_one_again():
         learner = mj.meta_sgd(MODEL, LOSS, num_steps, rate_per="model", per_step=True)
         expected = steps_written_out(meta.params, task, rates)
         assert_close(predictions(learner, meta, task), expected)
+
+
+@pytest.mark.parametrize("name", ["meta_sgd", "maml_plus_plus"])
+def test_cut_gradients_are_those_of_an_optimizer_that_cuts_them(name):
+    cut, clip = optax.chain(optax.clip(0.01), optax.sgd(RATE)), 0.01
+    meta, task = start(mj.maml(MODEL, LOSS, cut, 3))
+    expected = predictions(mj.maml(MODEL, LOSS, cut, 3), meta, task)
+    assert np.abs(expected - predictions(plain_maml(3), meta, task)).max() > 1e-3
+    if name == "meta_sgd":
+        rates = (RATE, RATE)
+        learner = mj.meta_sgd(MODEL, LOSS, 3, initial_rates=rates, clip=clip)
+    else:
+        learner = mj.maml_plus_plus(MODEL, LOSS, 3, rate=RATE, clip=clip)
+    own, _ = start(learner)
+    assert_close(predictions(learner, own._replace(params=meta), task), expected)
+    with pytest.raises(ValueError, match="positive size: got clip=0"):
+        learners.descend(RATE, clip=0.0)
 
 
 def test_reptile_on_the_whole_support_adapts_like_first_order_maml():

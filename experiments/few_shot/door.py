@@ -148,6 +148,8 @@ def before_encoder(picked: Chosen) -> dict:
 
 def recipe(picked: Chosen, problem):
     """The learner that the flags name."""
+    import optax
+
     from experiments.few_shot import assembling
     from experiments.optimizers import optimizer as by_name
 
@@ -158,6 +160,8 @@ def recipe(picked: Chosen, problem):
     if INNER_OPTIMIZER.name in read:
         asked = FLAGS.inner_optimizer, FLAGS.inner_rate, FLAGS.inner_options
         optimizer = by_name(*asked)
+        if FLAGS.inner_clip is not None:
+            optimizer = optax.chain(optax.clip(FLAGS.inner_clip), optimizer)
     return assembling.Recipe(
         make=make,
         trained=learner.trained or make,

@@ -34,7 +34,14 @@ INNER_OPTIONS = names(
     [],
     "Further arguments of the inner optimizer, such as eps_root=1e-8.",
 )
-OPTIMIZER = (INNER_OPTIMIZER, INNER_RATE, INNER_OPTIONS)
+INNER_CLIP = number(
+    "inner_clip",
+    None,
+    "Greatest size of each number of an inner gradient, to which larger ones are cut, so "
+    "that no task diverges; none are by default.",
+)
+positive(INNER_CLIP)
+OPTIMIZER = (INNER_OPTIMIZER, INNER_RATE, INNER_OPTIONS, INNER_CLIP)
 
 ADAPTED = names(
     "adapted",

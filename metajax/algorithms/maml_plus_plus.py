@@ -37,6 +37,7 @@ def maml_plus_plus(
     num_steps: int,
     *,
     rate: float,
+    clip: float | None = None,
     learn_rates: bool = True,
     normalization: Paths | None = None,
     every_step: bool = False,
@@ -50,6 +51,7 @@ def maml_plus_plus(
       num_steps: inner steps. A learner of more steps than the meta-parameters were made
         with repeats what the last of those had.
       rate: the inner rate, or where learned ones start.
+      clip: the greatest size of each number of an inner gradient; None for no bound.
       learn_rates: whether rates are learned, per leaf and step.
       normalization: which params each step has of its own and leaves as they are, such
         as "Normalize_*/*" for `conv4`; None for none.
@@ -94,7 +96,8 @@ def maml_plus_plus(
     def adapt(key: Key, meta: Stepwise, support: Batch) -> Params:
         del key  # The inner loop is deterministic.
         learned = meta.rates is not None
-        optimizer = descend(meta.rates if learned else rate, per_step=learned)
+        rates = meta.rates if learned else rate
+        optimizer = descend(rates, per_step=learned, clip=clip)
         build = adjoint or adjoints.unroll()
         if meta.normalization is None:
             solve = build(support_loss, optimizer, num_steps)

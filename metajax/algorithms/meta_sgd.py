@@ -36,6 +36,7 @@ def meta_sgd(
     initial_rates: tuple[float, float] = (0.005, 0.1),
     rate_per: RatePer = "parameter",
     per_step: bool = False,
+    clip: float | None = None,
     adjoint: Adjoint | None = None,
 ) -> MetaLearner:
     """Meta-SGD: MAML by gradient descent whose rates are meta-learned too.
@@ -50,6 +51,9 @@ def meta_sgd(
         each weight matrix, bias and so on; "model": one for all.
       per_step: whether each inner step has rates of its own. A learner of more steps
         than the meta-parameters were made with repeats the last rates.
+      clip: the greatest size of each number of an inner gradient; None for no bound.
+        Rates that are made for one step may be too large for further ones, with which
+        tasks diverge.
       adjoint: how the inner loop is differentiated; `adjoints.unroll()`, the exact
         derivative, by default. First-order gradients reach the rates too.
 
@@ -92,7 +96,7 @@ def meta_sgd(
 
     def adapt(key: Key, meta: WithRates, support: Batch) -> Params:
         del key  # The inner loop is deterministic.
-        step = descend(meta.rates, per_step=per_step)
+        step = descend(meta.rates, per_step=per_step, clip=clip)
         return adjoint(support_loss, step, num_steps)(meta.params, support)
 
     return adapting_params(model, adapt, init)

@@ -3,7 +3,13 @@
 from experiments.door import Part
 from experiments.few_shot.adjoints import ADJOINT
 from experiments.few_shot.flags import integer
-from experiments.few_shot.inner import ADAPTED, INNER_RATE, PER_STEP, STEPS
+from experiments.few_shot.inner import (
+    ADAPTED,
+    INNER_CLIP,
+    INNER_RATE,
+    PER_STEP,
+    STEPS,
+)
 from experiments.few_shot.parts import Learner
 
 MULTI_STEP_LOSS = integer(
@@ -15,7 +21,7 @@ MULTI_STEP_LOSS = integer(
 )
 
 
-def make(given, *, inner_rate, per_step, every_step=False):
+def make(given, *, inner_rate, inner_clip, per_step, every_step=False):
     import metajax as mj
 
     return mj.maml_plus_plus(
@@ -23,6 +29,7 @@ def make(given, *, inner_rate, per_step, every_step=False):
         given.loss,
         given.num_steps,
         rate=inner_rate,
+        clip=inner_clip,
         learn_rates="rates" in per_step,
         normalization="Normalize_*" if "normalization" in per_step else None,
         every_step=every_step,
@@ -51,7 +58,7 @@ def _can_weigh(flags) -> bool:
 LEARNER = Learner(
     "maml with rates and normalisation of each step, and a loss after each",
     make,
-    (INNER_RATE, PER_STEP),
+    (INNER_RATE, INNER_CLIP, PER_STEP),
     also=(*STEPS, ADAPTED, ADJOINT),
     adjoint="unroll",
     moves=True,

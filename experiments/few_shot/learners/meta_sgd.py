@@ -6,7 +6,7 @@ from absl import flags
 
 from experiments.few_shot.adjoints import ADJOINT
 from experiments.few_shot.flags import FLAGS, names, one_of
-from experiments.few_shot.inner import ADAPTED, PER_STEP, STEPS
+from experiments.few_shot.inner import ADAPTED, INNER_CLIP, PER_STEP, STEPS
 from experiments.few_shot.parts import Learner
 
 INITIAL_RATES = names(
@@ -33,7 +33,7 @@ def _range_of_rates(rates):
     return 0 < low <= high < math.inf
 
 
-def make(given, *, initial_rates, rate_per, per_step):
+def make(given, *, initial_rates, rate_per, per_step, inner_clip):
     import metajax as mj
 
     return mj.meta_sgd(
@@ -43,6 +43,7 @@ def make(given, *, initial_rates, rate_per, per_step):
         initial_rates=tuple(map(float, initial_rates)),
         rate_per=rate_per,
         per_step="rates" in per_step,
+        clip=inner_clip,
         adjoint=given.adjoint,
     )
 
@@ -50,7 +51,7 @@ def make(given, *, initial_rates, rate_per, per_step):
 LEARNER = Learner(
     "maml with inner rates that are learned, too",
     make,
-    (INITIAL_RATES, RATE_PER, PER_STEP),
+    (INITIAL_RATES, RATE_PER, PER_STEP, INNER_CLIP),
     also=(*STEPS, ADAPTED, ADJOINT),
     adjoint="unroll",
     moves=True,
