@@ -6,6 +6,7 @@ import hashlib
 from typing import NamedTuple
 
 import jax
+from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
@@ -59,7 +60,7 @@ def evaluate(
       The metrics of each task, and a digest of the tasks.
 
     Raises:
-      ValueError: if there is no task or chunk; while tracing, if tasks do not fit
+      ValueError: if there is no task or chunk, or if it is called within jit; while tracing, if tasks do not fit
         together, or the objective returns something else.
 
     Note:
@@ -82,6 +83,11 @@ def evaluate(
     contracts.check_sampler(sampler)
     if isinstance(meta, TrainState):
         raise ValueError("evaluate takes the meta-parameters: give it state.meta.")
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves((meta, key))):
+        raise ValueError(
+            "evaluate compiles what it runs, and reads its tasks on the host: call it "
+            "outside of jit, grad and vmap."
+        )
     draw_key, objective_key = jax.random.split(threefry(key))
     digests, chunks = {}, []
     for start in range(0, num_tasks, tasks_per_chunk):

@@ -56,6 +56,11 @@ def test_devices_that_share_the_tasks_change_neither_tasks_nor_values(meta, num_
     np.testing.assert_allclose(one.values["loss"], shared.values["loss"], rtol=1e-5)
 
 
+def test_evaluate_within_a_compiled_function_says_so(meta):
+    with pytest.raises(ValueError, match="call it outside of jit"):
+        jax.jit(evaluate)(meta)
+
+
 def test_meta_parameters_may_be_numpy_arrays_or_none_at_all(meta):
     plain = evaluate(jax.device_get(meta)).values["loss"]
     np.testing.assert_array_equal(plain, evaluate(meta).values["loss"])

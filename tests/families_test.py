@@ -1,6 +1,6 @@
 """What each gradient-based algorithm is: closed forms, and identities between them."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -195,19 +195,30 @@ def test_rates_of_each_step_are_used_in_their_order_and_the_last_one_again():
         assert_close(predictions(learner, meta, task), expected)
 
 
-@pytest.mark.parametrize("name", ["meta_sgd", "maml_plus_plus"])
-def test_cut_gradients_are_those_of_an_optimizer_that_cuts_them(name):
-    cut, clip = optax.chain(optax.clip(0.01), optax.sgd(RATE)), 0.01
-    meta, task = start(mj.maml(MODEL, LOSS, cut, 3))
-    expected = predictions(mj.maml(MODEL, LOSS, cut, 3), meta, task)
-    assert np.abs(expected - predictions(plain_maml(3), meta, task)).max() > 1e-3
-    if name == "meta_sgd":
-        rates = (RATE, RATE)
-        learner = mj.meta_sgd(MODEL, LOSS, 3, initial_rates=rates, clip=clip)
-    else:
-        learner = mj.maml_plus_plus(MODEL, LOSS, 3, rate=RATE, clip=clip)
+@pytest.mark.parametrize(
+    "make, adapted",
+    [
+        (partial(mj.meta_sgd, initial_rates=(RATE, RATE)), "*"),
+        (partial(mj.maml_plus_plus, rate=RATE), "*"),
+        (partial(mj.warpgrad, rate=RATE, warp="head/*"), "Dense_*"),
+    ],
+)
+def test_cut_gradients_are_those_of_an_optimizer_that_cuts_them(make, adapted):
+    cut, only = optax.chain(optax.clip(0.01), optax.sgd(RATE)), mj.adjoints.only
+    plain, cutting = (
+        mj.maml(MODEL, LOSS, each, 3, adjoint=only(adapted, mj.adjoints.unroll()))
+        for each in (optax.sgd(RATE), cut)
+    )
+    meta, task = start(plain)
+    expected = predictions(cutting, meta, task)
+    assert np.abs(expected - predictions(plain, meta, task)).max() > 1e-3
+    learner = make(MODEL, LOSS, 3, clip=0.01)
     own, _ = start(learner)
-    assert_close(predictions(learner, own._replace(params=meta), task), expected)
+    own = own._replace(params=meta) if hasattr(own, "params") else meta
+    assert_close(predictions(learner, own, task), expected)
+
+
+def test_gradients_are_cut_to_a_positive_size():
     with pytest.raises(ValueError, match="positive size: got clip=0"):
         learners.descend(RATE, clip=0.0)
 

@@ -14,7 +14,7 @@ Descent", arXiv 1909.00025, section 3 and algorithm 1.
 import jax
 import optax
 
-from metajax import adjoints, losses, trees
+from metajax import adjoints, learners, losses, trees
 from metajax.base import Batch, Key, Loss, MetaLearner, Model, Params
 from metajax.learners import adapting_params
 from metajax.trees import Paths
@@ -26,6 +26,7 @@ def warpgrad(
     num_steps: int,
     *,
     rate: float,
+    clip: float | None = None,
     warp: Paths = "Warp_*",
     every_step: bool = False,
 ) -> MetaLearner:
@@ -37,6 +38,7 @@ def warpgrad(
       loss: the support loss.
       num_steps: inner steps.
       rate: the inner rate.
+      clip: the greatest size of each number of an inner gradient; None for no bound.
       warp: the params of the warp layers, by their paths.
       every_step: whether predictions are those after every step, `[steps, examples,
         ...]`, as training needs them (`objectives.multi_step_loss` with weights of
@@ -65,8 +67,9 @@ def warpgrad(
         warp_params, support = args
         return inner_loss(trees.merge(task, warp_params), support)
 
-    descend = adjoints.unroll(last=0)(loss_of_task, optax.sgd(rate), num_steps)
-    step = adjoints.unroll()(loss_of_task, optax.sgd(rate), 1)
+    optimizer = learners.descend(rate, clip=clip)
+    descend = adjoints.unroll(last=0)(loss_of_task, optimizer, num_steps)
+    step = adjoints.unroll()(loss_of_task, optimizer, 1)
 
     def adapt(key: Key, meta: Params, support: Batch) -> Params:
         del key  # The inner loop is deterministic.

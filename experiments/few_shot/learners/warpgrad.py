@@ -1,11 +1,11 @@
 """WarpGrad: layers between those that inner steps adapt."""
 
 from experiments.door import Part
-from experiments.few_shot.inner import INNER_RATE, STEPS
+from experiments.few_shot.inner import INNER_CLIP, INNER_RATE, STEPS
 from experiments.few_shot.parts import Learner
 
 
-def make(given, *, inner_rate, every_step=False):
+def make(given, *, inner_rate, inner_clip, every_step=False):
     import metajax as mj
 
     return mj.warpgrad(
@@ -13,6 +13,7 @@ def make(given, *, inner_rate, every_step=False):
         given.loss,
         given.num_steps,
         rate=inner_rate,
+        clip=inner_clip,
         every_step=every_step,
     )
 
@@ -27,7 +28,7 @@ def equal(step, num_steps):
 LEARNER = Learner(
     "meta-learned layers between those that inner steps adapt",
     make,
-    (INNER_RATE,),
+    (INNER_RATE, INNER_CLIP),
     also=STEPS,
     needs=(
         (
