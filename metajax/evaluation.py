@@ -60,8 +60,8 @@ def evaluate(
       The metrics of each task, and a digest of the tasks.
 
     Raises:
-      ValueError: if there is no task or chunk, or if it is called within jit; while tracing, if tasks do not fit
-        together, or the objective returns something else.
+      ValueError: if there is no task or chunk, or within jit; while tracing, if tasks do
+        not fit together, or the objective returns something else.
 
     Note:
       Called again with the same objective it does not compile again, nor with one that

@@ -1,0 +1,205 @@
+"""Records of time to accuracy: runs one again, and says whether it holds.
+
+    python scripts/records.py                              prints the records
+    python scripts/records.py --track=NAME --data_dir=DIR  runs one again
+    python scripts/records.py --track=NAME --keep          and keeps it as the record
+
+The time is that of whole processes, from their start to their end: imports, data, compiling
+with empty caches, training, validation, pictures. The test, on more tasks than a run's own,
+comes after it. A record holds if the interval of its test excludes the threshold.
+"""
+
+from collections.abc import Sequence
+import json
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, NamedTuple
+
+from absl import app, flags
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from scripts import kept
+from scripts.benchmarks import machine
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "experiments" / "records"
+
+
+class Track(NamedTuple):
+    """What is to be reached: `metric` after `inner_steps` beyond `threshold`.
+
+    The preset of the track's name trains for it, from the parameters that the preset
+    `start` has found, if there is one. `runs` are the changes of each run in it: all times
+    add up, and the mean of the tests counts.
+    """
+
+    name: str
+    about: str
+    metric: str
+    threshold: float
+    inner_steps: int = 0
+    start: str | None = None
+    runs: tuple[tuple[str, ...], ...] = ((),)
+    num_tasks: int = 4000  # Of the test of each run.
+
+    def holds(self, mean: float, interval: float) -> bool:
+        if self.metric == "loss":
+            return mean + interval < self.threshold
+        return mean - interval > self.threshold
+
+
+_FOLDS = tuple((f"--clinc_fold=0{fold}",) for fold in range(1, 6))
+
+TRACKS = [
+    Track("sinusoid_10shot", "sinusoids, 10 points, ten inner steps", "loss", 0.10, 10),
+    Track(
+        "omniglot_5way_1shot_maml",
+        "Omniglot, 5 ways, 1 shot, transductive MAML",
+        *("accuracy", 0.98, 5),
+        start="omniglot_5way_1shot_maml_start",
+    ),
+    Track(
+        "omniglot_5way_1shot",
+        "Omniglot, 5 ways, 1 shot, no query sees another, any learner",
+        *("accuracy", 0.95),
+    ),
+    Track(
+        "omniglot_20way_1shot",
+        "Omniglot, 20 ways, 1 shot, any learner",
+        *("accuracy", 0.95),
+    ),
+    Track(
+        "clinc150_5way_1shot",
+        "CLINC150, 5 ways, 1 shot, five folds, nothing pre-trained, any learner",
+        *("accuracy", 0.83),
+        runs=_FOLDS,
+    ),
+]
+_BY_NAME = {track.name: track for track in TRACKS}
+
+_TRACK = flags.DEFINE_list("track", [], "Tracks to run again, by name.")
+_KEEP = flags.DEFINE_boolean("keep", False, "Keep them as the records, if they hold.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data directory.")
+
+flags.register_validator(
+    "track",
+    lambda names: set(names) <= set(_BY_NAME),
+    message=f"choose among {', '.join(_BY_NAME)}",
+)
+
+
+def run(track: Track, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+    """Runs a track's preset from nothing.
+
+    Args:
+      track: the track.
+      workdir: a new directory for runs and caches.
+      data_dir: of the TFDS data.
+
+    Returns:
+      What is kept of it: seconds, test, machine, and each run.
+    """
+    environment = dict(os.environ, XDG_CACHE_HOME=str(workdir / "caches"))
+    given = [f"--data_dir={data_dir}"] if data_dir else []
+    seconds, runs, rows = 0.0, [], []
+    for number, changes in enumerate(track.runs):
+        where = workdir / f"{track.name}-{number}"
+        started = time.perf_counter()
+        if track.start:
+            first = workdir / f"{track.start}-{number}"
+            asked = [_preset(track.start), *given, f"--workdir={first}"]
+            _few_shot(asked, environment)
+            changes = [*changes, f"--initial_params={first / 'best.npz'}"]
+        asked = [_preset(track.name), *changes, *given, f"--workdir={where}"]
+        _few_shot(asked, environment)
+        seconds += time.perf_counter() - started
+        more = ["--eval_only", f"--num_test_tasks={track.num_tasks}"]
+        _few_shot([f"--workdir={where}", *more], environment)
+        (result,) = where.glob("eval*.json")
+        result.rename(where / "test.json")
+        places = [*filter(None, (data_dir, str(workdir)))]
+        runs.append(kept.gather(where, "few_shot", ["test"], places)._asdict())
+        found = {row["inner_steps"]: row for row in runs[-1]["tests"]["test"]["rows"]}
+        rows.append(found[track.inner_steps][track.metric])
+    mean = float(np.mean([row["mean"] for row in rows]))
+    interval = float(np.linalg.norm([row["interval"] for row in rows]) / len(rows))
+    test = {"mean": mean, "interval": interval, "num_tasks": track.num_tasks}
+    return {
+        "seconds": round(seconds, 1),
+        track.metric: test,
+        "machine": machine.describe("auto"),
+        "runs": runs,
+    }
+
+
+def _preset(name: str) -> str:
+    return f"--flagfile={RECORDS.relative_to(ROOT) / name}.flags"
+
+
+def _few_shot(arguments: Sequence[str], environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "experiments.few_shot", *arguments]
+    code = subprocess.run(command, cwd=ROOT, env=environment).returncode
+    if code:
+        sys.exit(code)  # The run has said why.
+
+
+def line(track: Track, found: dict[str, Any]) -> str:
+    """A row of the table of records."""
+    test, on = found[track.metric], found["machine"]
+    scale, unit, digits = (1, "", 3) if track.metric == "loss" else (100, "%", 1)
+    bound = "below" if track.metric == "loss" else "above"
+    cells = [
+        f"`{track.name}`",
+        f"{track.about}: {bound} {scale * track.threshold:g}{unit}",
+        f"{found['seconds'] / 60:.1f}",
+        f"{scale * test['mean']:.{digits}f} +- "
+        f"{scale * test['interval']:.{digits + 1}f}{unit}",
+        f"{on['cores']} cores, {on['device']}",
+        on["date"][:10],
+        str(on["commit"]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table() -> str:
+    """The records that are kept."""
+    heads = ("track", "to reach", "minutes", "test", "on", "date", "commit")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for track in TRACKS:
+        path = RECORDS / f"{track.name}.json"
+        if path.exists():
+            lines.append(line(track, json.loads(path.read_text())))
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
+    fallen = []
+    for track in map(_BY_NAME.get, _TRACK.value):
+        workdir = Path(tempfile.mkdtemp(prefix="record-"))
+        found = run(track, workdir, _DATA_DIR.value)
+        holds = track.holds(
+            found[track.metric]["mean"], found[track.metric]["interval"]
+        )
+        print(line(track, found))
+        print(f"{track.name} {'holds' if holds else 'does not hold'}.")
+        if holds and _KEEP.value:
+            kept.write(RECORDS / f"{track.name}.json", found)
+        if not holds:
+            fallen.append(track.name)
+        shutil.rmtree(workdir)
+    if not _TRACK.value:
+        print(table())
+    sys.exit(bool(fallen))
+
+
+if __name__ == "__main__":
+    app.run(main)
