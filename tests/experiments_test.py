@@ -56,21 +56,19 @@ LOOKED_AT = (), tuple(SCHEDULED)  # Runs whose pictures a test opens.
 
 
 @pytest.fixture(autouse=True)
-def saves(monkeypatch):
-    """Saves no picture where none is looked at: it takes longer than to train."""
+def draws():
+    """Draws no picture where none is looked at: it takes longer than to train."""
     from experiments.few_shot import pictures as few_shot_pictures
 
-    save = pictures.save
-
-    def skip(figure, path):
-        pictures.plt.close(figure)
-
-    def use(function):
-        for module in (pictures, few_shot_pictures):
-            monkeypatch.setattr(module, "save", function)
-
-    use(skip)
-    return lambda: use(save)
+    skipped = pytest.MonkeyPatch()
+    for module, names in {
+        pictures: ("curves", "along_axis"),
+        few_shot_pictures: ("task_sheet", "regression", "rates", "rates_by_step"),
+    }.items():
+        for name in names:
+            skipped.setattr(module, name, lambda *_: None)
+    yield skipped.undo
+    skipped.undo()
 
 
 # Read or drawn but once, and of invented characters no more than a task needs.
@@ -103,7 +101,7 @@ def best(workdir):
 
 
 @pytest.fixture
-def finished(run, saves, tmp_path_factory, tmp_path):
+def finished(run, draws, tmp_path_factory, tmp_path):
     """Copies the directory of a run with these flags, which is made but once."""
 
     def copy(*flags):
@@ -111,7 +109,7 @@ def finished(run, saves, tmp_path_factory, tmp_path):
         made = tmp_path_factory.getbasetemp() / f"finished-{name}"
         if not made.exists():
             if flags in LOOKED_AT:
-                saves()
+                draws()
             assert run(*TINY, *flags, f"--workdir={made}")[0] == 0
         return shutil.copytree(made, tmp_path / made.name)
 
@@ -727,7 +725,8 @@ def test_training_that_becomes_non_finite_stops_at_the_step(
     assert run(*arguments)[2] == errors
 
 
-def test_own_vectors_train_without_a_picture(run, tmp_path):
+def test_own_vectors_train_without_a_picture(run, draws, tmp_path):
+    draws()
     inputs = np.random.default_rng(0).normal(size=(60, 7)).astype(np.float32)
     np.savez(tmp_path / "mine.npz", inputs=inputs, labels=np.arange(60) % 15)
     arguments = ["--data=arrays", f"--data_path={tmp_path / 'mine.npz'}", "--ways=3"]
