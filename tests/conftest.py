@@ -123,16 +123,23 @@ def parse():
 
 @pytest.fixture(scope="module")
 def built():
-    """Experiments of drawn tasks by their flags, each of which is traced but once."""
-    from experiments import door
+    """Few-shot experiments by the flags that they read, each of which is traced but once.
+
+    But for those of data in files, which may change from one run to the next.
+    """
+    from experiments import door, running
     from experiments.few_shot.door import FLAGS, experiment
 
     found = {}
 
     def build():
-        if FLAGS.data != "sinusoid":  # Of others the data may change from run to run.
+        if FLAGS.data not in ("sinusoid", "glyphs"):
             return experiment()
-        flags = tuple(door.settings(FLAGS, free=()).lines.values())
+        lines = door.settings(FLAGS, free=()).lines
+        others = set(running.Options._fields)
+        if FLAGS.outer_schedule != "constant":
+            others.remove("num_steps")
+        flags = tuple(line for name, line in lines.items() if name not in others)
         if flags not in found:
             made = experiment()
             found[flags] = made._replace(step=cache(made.step))
@@ -142,8 +149,34 @@ def built():
 
 
 @pytest.fixture
-def run(with_flags, built, capsys, monkeypatch):
-    """Makes a few-shot run in this process: arguments -> exit code, output, errors."""
+def draws():
+    """Has few-shot runs draw their pictures, which takes longer than to train."""
+    from experiments.few_shot import pictures
+    from experiments.running import pictures as of_every_run
+
+    skipped = pytest.MonkeyPatch()
+    for module, names in {
+        of_every_run: ("curves", "along_axis"),
+        pictures: (
+            "task_sheet",
+            "regression",
+            "classification",
+            "rates",
+            "rates_by_step",
+        ),
+    }.items():
+        for name in names:
+            skipped.setattr(module, name, lambda *_: None)
+    yield skipped.undo
+    skipped.undo()
+
+
+@pytest.fixture
+def run(with_flags, built, draws, capsys, monkeypatch):
+    """Makes a few-shot run in this process: arguments -> exit code, output, errors.
+
+    It draws no picture, unless the test has called `draws`.
+    """
     from experiments.few_shot import door
 
     def run(*arguments):

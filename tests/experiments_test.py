@@ -25,7 +25,6 @@ from experiments.running import (
     engine,
     loop,
     measuring,
-    pictures,
     preparing,
     workdirs,
 )
@@ -53,22 +52,6 @@ PLUS_PLUS = ["--learner=maml_plus_plus", "--inner_steps=2"]
 SCHEDULED = [*PLUS_PLUS, "--per_step=rates", "--multi_step_loss=3"]
 SCHEDULED += ["--first_order_until=3", "--outer_schedule=cosine"]
 LOOKED_AT = (), tuple(SCHEDULED)  # Runs whose pictures a test opens.
-
-
-@pytest.fixture(autouse=True)
-def draws():
-    """Draws no picture where none is looked at: it takes longer than to train."""
-    from experiments.few_shot import pictures as few_shot_pictures
-
-    skipped = pytest.MonkeyPatch()
-    for module, names in {
-        pictures: ("curves", "along_axis"),
-        few_shot_pictures: ("task_sheet", "regression", "rates", "rates_by_step"),
-    }.items():
-        for name in names:
-            skipped.setattr(module, name, lambda *_: None)
-    yield skipped.undo
-    skipped.undo()
 
 
 # Read or drawn but once, and of invented characters no more than a task needs.
@@ -154,12 +137,17 @@ def test_a_saved_run_is_evaluated_alone_with_its_own_flags(run, finished):
     assert code == 1 and "must divide" in errors
 
 
-def test_a_saved_run_is_evaluated_with_flags_that_only_its_learner_reads(run, tmp_path):
+def test_a_saved_run_is_evaluated_with_flags_that_only_its_learner_reads(
+    run, draws, tmp_path
+):
     """Though the default learner would refuse them."""
+    draws()
     arguments = ["--data=glyphs", "--learner=protonet", "--model=mlp", "--ways=5"]
     arguments += [flag for flag in SHORT if "inner_steps" not in flag]
     workdir = f"--workdir={tmp_path / 'run'}"
     assert run(*arguments, "--num_steps=0", workdir)[0] == 0
+    for picture in ("tasks", "task"):
+        assert (tmp_path / "run" / f"{picture}.png").stat().st_size > 5_000
     code, _, errors = run("--eval_only", workdir, "--eval_ways=6")
     assert code == 0, errors
     (result,) = (tmp_path / "run").glob("eval-*.json")
@@ -733,7 +721,8 @@ def test_own_vectors_train_without_a_picture(run, draws, tmp_path):
     arguments += ["--shots=1", "--queries=1", f"--workdir={tmp_path / 'run'}"]
     code, out, errors = run(*TINY, *arguments)
     assert code == 0 and "accuracy" in out, errors
-    assert not (tmp_path / "run" / "tasks.png").exists()
+    drawn = {path.name for path in (tmp_path / "run").glob("*.png")}
+    assert drawn == {"curves.png", "result.png", "task.png"}
 
 
 def test_other_data_under_the_same_path_is_not_gone_on_with(run, stopped, tmp_path):
