@@ -64,7 +64,7 @@ def _forget_programs():
     """Lets go of compiled programs before they are more than a process can map."""
     yield
     maps = Path("/proc/self/maps")  # Linux allows 65,530.
-    if not maps.exists() or maps.read_bytes().count(b"\n") > 20_000:
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 4_000:
         jax.clear_caches()
 
 
