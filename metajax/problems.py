@@ -55,9 +55,9 @@ def networks(
       >>> images = data.from_arrays(jnp.ones((60, 8)), jnp.arange(60) % 6)
       >>> tasks = data.FewShot(images, ways=3, shots=8, queries=2)
       >>> problem = networks(tasks, models.mlp([16], 3), batch=4)
-      >>> task = problem.sample(jax.random.key(0))
-      >>> params = problem.init(jax.random.key(1), task)
-      >>> sorted(problem.losses(params, task))
+      >>> task = jax.jit(problem.sample)(jax.random.key(0))
+      >>> params = jax.jit(problem.init)(jax.random.key(1), task)
+      >>> sorted(jax.jit(problem.losses)(params, task))
       ['test', 'train']
     """
 

@@ -237,7 +237,7 @@ def test_dtypes_are_kept(learner, dtype):
         lambda x: np.asarray(x, dtype if x.dtype == jnp.float32 else None),
         start(learner),
     )
-    adapted, outputs = solved.lower(learner, meta, task).out_info
+    adapted, outputs = solved.trace(learner, meta, task).out_info
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(adapted)} - {jnp.dtype(bool)}
     assert dtypes == {jnp.dtype(dtype)}
     assert outputs.dtype == dtype

@@ -1,5 +1,6 @@
 """Strict modes for every test, and where the tests find real data."""
 
+from functools import cache
 import gc
 import os
 from pathlib import Path
@@ -60,9 +61,11 @@ def _compile_once(caches):
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():
-    """Lets go of compiled programs: thousands of them are more than a process can map."""
+    """Lets go of compiled programs before they are more than a process can map."""
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")  # Linux allows 65,530.
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 4_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -120,14 +123,71 @@ def parse():
     return parse
 
 
+@pytest.fixture(scope="session")
+def built():
+    """Few-shot experiments by the flags that they read, each of which is traced but once.
+
+    But for those of data in files, which may change from one run to the next.
+    """
+    from experiments import door, running
+    from experiments.few_shot.door import FLAGS, experiment
+    import metajax as mj
+
+    found = {}
+
+    def build():
+        if FLAGS.data not in ("sinusoid", "glyphs"):
+            return experiment()
+        lines = door.settings(FLAGS, free=()).lines
+        others = set(running.Options._fields)
+        if FLAGS.outer_schedule != "constant":
+            others.remove("num_steps")
+        read = tuple(line for name, line in lines.items() if name not in others)
+        key = read, mj.data.glyphs  # In whose place some tests have noise.
+        if key not in found:
+            made = experiment()
+            found[key] = made._replace(step=cache(made.step))
+        return found[key]
+
+    return build
+
+
 @pytest.fixture
-def run(with_flags, capsys):
-    """Makes a few-shot run in this process: arguments -> exit code, output, errors."""
+def draws():
+    """Has few-shot runs draw their pictures, which takes longer than to train."""
+    from experiments.few_shot import pictures
+    from experiments.running import pictures as of_every_run
+
+    skipped = pytest.MonkeyPatch()
+    for module, names in {
+        of_every_run: ("curves", "along_axis"),
+        pictures: (
+            "task_sheet",
+            "regression",
+            "classification",
+            "rates",
+            "rates_by_step",
+        ),
+    }.items():
+        for name in names:
+            skipped.setattr(module, name, lambda *_: None)
+    yield skipped.undo
+    skipped.undo()
+
+
+@pytest.fixture
+def run(with_flags, built, draws, capsys, monkeypatch):
+    """Makes a few-shot run in this process: arguments -> exit code, output, errors.
+
+    It draws no picture, unless the test has called `draws`.
+    """
     from experiments.few_shot import door
 
     def run(*arguments):
         try:
-            code = with_flags(door.run_flags, *arguments)
+            with monkeypatch.context() as patch:
+                patch.setattr(door, "experiment", built)
+                code = with_flags(door.run_flags, *arguments)
         except flags.Error as error:
             return 1, "", str(error)
         captured = capsys.readouterr()

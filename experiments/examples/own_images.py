@@ -46,10 +46,14 @@ def main(folder, picture, size=32, num_steps=500):
 
 
 def draw(learner, meta, sampler, picture):
-    task = sampler(jax.random.key(2))
-    adapted = learner.adapt(jax.random.key(0), meta, task.support)
-    outputs = learner.predict(meta, adapted, task.query.inputs)
-    shares = np.asarray(jax.nn.softmax(outputs))
+    @jax.jit
+    def solve(sampler):
+        task = sampler(jax.random.key(2))
+        adapted = learner.adapt(jax.random.key(0), meta, task.support)
+        outputs = learner.predict(meta, adapted, task.query.inputs)
+        return task, jax.nn.softmax(outputs)
+
+    task, shares = jax.device_get(solve(sampler))
     figure, axes = plt.subplots(2, sampler.ways, figsize=(2 * sampler.ways, 4.4))
     for label in range(sampler.ways):
         axes[0, label].imshow(task.support.inputs[label * sampler.shots])

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.running.pictures import save
 import metajax as mj
-from metajax import trees
+from metajax import streams, trees
 from metajax.learners import Fitted
 
 _BEFORE, _AFTER, _TRUE = "0.55", "tab:orange", "tab:blue"
@@ -51,7 +51,9 @@ def rates_by_step(learned: mj.base.PyTree, path: Path) -> None:
 def task_sheet(sampler: mj.base.Sampler, path: Path, num_tasks: int = 3) -> None:
     """A few sampled tasks to look at: support and query, one row a class."""
     keys = jax.random.split(jax.random.key(0), num_tasks)
-    tasks = [sampler(key) for key in keys]
+    draw = jax.jit(lambda sampler, keys: jax.vmap(sampler)(keys))
+    together = jax.device_get(draw(streams.as_pytree(sampler), keys))
+    tasks = [jax.tree.map(lambda x: x[i], together) for i in range(num_tasks)]  # noqa: B023
     support = tasks[0].support
     if support.inputs.ndim == 4 and support.inputs.shape[-1] in (1, 3):
         draw = _draw_images
@@ -106,14 +108,22 @@ def regression(
     path: Path,
 ) -> None:
     """True curve, support points, and predictions before and after adaptation."""
-    inputs = jnp.linspace(*sampler.inputs, 200)[:, None]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5))
-    for key, axis in zip(jax.random.split(jax.random.key(0), 3), axes):
+    inputs = np.linspace(*sampler.inputs, 200, dtype=np.float32)[:, None]
+
+    @jax.jit
+    @jax.vmap
+    def solve(key):
         support, curve = sampler.at(key, inputs)
-        axis.plot(inputs, curve.targets, color=_TRUE, label="true")
-        for num_steps, learner in learners.items():
-            adapted = learner.adapt(key, meta, support)
-            outputs = learner.predict(meta, adapted, inputs)
+        adapted = {n: learners[n].adapt(key, meta, support) for n in learners}
+        outputs = {n: learners[n].predict(meta, adapted[n], inputs) for n in learners}
+        return support, curve.targets, outputs
+
+    together = jax.device_get(solve(jax.random.split(jax.random.key(0), 3)))
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5))
+    for index, axis in enumerate(axes):
+        support, curve, found = jax.tree.map(lambda x: x[index], together)  # noqa: B023
+        axis.plot(inputs, curve, color=_TRUE, label="true")
+        for num_steps, outputs in found.items():
             shade = plt.cm.Oranges(0.35 + 0.65 * num_steps / max(max(learners), 1))
             color, style = (shade, "-") if num_steps else (_BEFORE, "--")
             name = f"after {num_steps}" if num_steps else "before"

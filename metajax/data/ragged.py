@@ -34,7 +34,7 @@ class Ragged:
       >>> data = from_arrays(np.ones((60, 8)), np.arange(60) % 6)
       >>> largest = FewShot(data, ways=5, shots=5, queries=3)
       >>> sampler = Ragged(largest, ways=(2, 5), shots=(1, 5), queries=(3, 3))
-      >>> task = sampler(jax.random.key(0))
+      >>> task = jax.jit(sampler)(jax.random.key(0))
       >>> task.support.inputs.shape, task.support.mask.shape
       ((25, 8), (25,))
 

@@ -52,7 +52,7 @@ class Tables:
 
     Example:
       >>> tables = Tables(features=4, classes=3, shots=20, queries=5)
-      >>> task = tables(jax.random.key(0))
+      >>> task = jax.jit(tables)(jax.random.key(0))
       >>> task.support.inputs.shape, task.support.mask.shape, task.query.targets.shape
       ((20, 4), (20,), (5,))
     """

@@ -157,8 +157,8 @@ def text_cnn(
     Example:
       >>> model = text_cnn(100, outputs=5)
       >>> ids = jnp.ones((3, 8), int)
-      >>> params = model.init(jax.random.key(0), ids)
-      >>> model.apply(params, ids).shape
+      >>> params = jax.jit(model.init)(jax.random.key(0), ids)
+      >>> jax.jit(model.apply)(params, ids).shape
       (3, 5)
 
     Source:
@@ -230,8 +230,8 @@ def text_transformer(
     Example:
       >>> model = text_transformer(100, outputs=5, width=8, heads=2, length=16)
       >>> ids = jnp.ones((3, 8), int)
-      >>> params = model.init(jax.random.key(0), ids)
-      >>> model.apply(params, ids).shape
+      >>> params = jax.jit(model.init)(jax.random.key(0), ids)
+      >>> jax.jit(model.apply)(params, ids).shape
       (3, 5)
 
     Source:

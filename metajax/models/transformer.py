@@ -197,8 +197,8 @@ def transformer(
     Example:
       >>> model = transformer(256, width=8, layers=2, heads=2, length=16)
       >>> tokens = jnp.zeros((3, 16), int)
-      >>> params = model.init(jax.random.key(0), tokens)
-      >>> model.apply(params, tokens).shape
+      >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
+      >>> jax.jit(model.apply)(params, tokens).shape
       (3, 16, 256)
 
     Source:

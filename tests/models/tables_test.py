@@ -1,5 +1,7 @@
 """The network that reads tables: what it must not notice, and what it must."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ def learner_of(classes):
     return mj.in_context(mj.models.mlp([], None), network)
 
 
+@partial(jax.jit, static_argnums=0)
 def random_meta(learner):
     """Parameters none of which is 0, as trained ones are."""
     meta = learner.init(jax.random.key(0), jnp.ones((2, 1)))
@@ -140,10 +143,11 @@ def test_ridge_regressions_are_those_of_the_other_rows():
     support, _ = a_table()
     seen = kernels.view(support.inputs, support.inputs)
     targets = jax.nn.one_hot(support.targets, CLASSES)
-    _, guesses = kernels.fit(seen, targets, support.mask)
+    fit = jax.jit(kernels.fit)
+    _, guesses = fit(seen, targets, support.mask)
     for row in (0, 3):
         others = jnp.arange(ROWS) != row
-        fitted, _ = kernels.fit(seen, targets, others)
+        fitted, _ = fit(seen, targets, others)
         expected = kernels.guess(
             fitted._replace(duals=fitted.duals * others[None, :, None]), seen[row, None]
         )

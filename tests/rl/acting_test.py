@@ -95,6 +95,7 @@ MLP = rl.policies.reactive(lambda n: mj.models.mlp([4], n), PLANE.actions)
 LEARNER = mj.maml(rl.as_model(MLP), rl.losses.policy_gradient(), optax.sgd(0.1), 1)
 
 
+@jax.jit
 def initial():
     seen = rl.examples(PLANE)(jax.random.key(1)).support.inputs
     return MLP.init(jax.random.key(0), seen)

@@ -1,5 +1,7 @@
 """The laws that every policy must satisfy. A new one adds a line to POLICIES."""
 
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,7 @@ POLICIES = {
 }
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def start(environment, policy):
     """Params, a task, and keys to act by."""
     keys = jax.random.split(jax.random.key(0), 3)
@@ -60,36 +63,38 @@ def start(environment, policy):
     return policy.init(keys[1], shown), task, keys[2]
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_what_was_recorded_is_what_it_says_along_the_whole_stream(name):
-    """`step`, as it acted, and `apply` agree, also where a trial begins anew."""
+@partial(jax.jit, static_argnums=0)
+def said(policy, params, seen):
+    return policy.apply(params, seen)
+
+
+@cache
+def played(name):
+    """Params, and what was recorded in a trial and in episodes side by side."""
     environment, policy = POLICIES[name]
     params, task, key = start(environment, policy)
-
     acts = (
         rl.trial(environment, policy, EPISODES),
         rl.rollouts(environment, policy, 2),
     )
+    return params, jax.jit(lambda *a: [act(*a) for act in acts])(key, params, task)
 
-    @jax.jit
-    def collect_and_say():
-        found = []
-        for act in acts:
-            batch = act(key, params, task)
-            said = policy.apply(params, batch.inputs)
-            found.append(
-                (batch, said.actions.log_prob(batch.targets.action), said.value)
-            )
-        return found
 
-    for batch, log_probs, values in collect_and_say():
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_was_recorded_is_what_it_says_along_the_whole_stream(name):
+    """`step`, as it acted, and `apply` agree, also where a trial begins anew."""
+    policy = POLICIES[name][1]
+    params, batches = played(name)
+    for batch in batches:
+        outputs = said(policy, params, batch.inputs)
+        log_probs = outputs.actions.log_prob(batch.targets.action)
         real = np.asarray(batch.mask)
         recorded = batch.targets
         np.testing.assert_allclose(
             log_probs[real], recorded.log_prob[real], rtol=1e-4, atol=1e-5
         )
         np.testing.assert_allclose(
-            values[real], recorded.value[real], rtol=1e-4, atol=1e-5
+            outputs.value[real], recorded.value[real], rtol=1e-4, atol=1e-5
         )
         legal = batch.inputs.legal
         if legal is not None:
@@ -99,31 +104,26 @@ def test_what_was_recorded_is_what_it_says_along_the_whole_stream(name):
 
 @pytest.mark.parametrize("name", ["gru", "transformer", "snail", "arms", "pairs"])
 def test_a_decision_sees_nothing_later(name):
-    environment, policy = POLICIES[name]
-    params, task, key = start(environment, policy)
-
-    @jax.jit
-    def decisions(rewards):
-        batch = rl.trial(environment, policy, EPISODES)(key, params, task)
-        seen = batch.inputs._replace(reward=batch.inputs.reward + rewards)
-        return policy.apply(params, seen).actions.logits
-
-    length = EPISODES * environment.horizon
-    before, after = decisions(jnp.zeros(length)), decisions(jnp.arange(length) > 2.0)
+    policy = POLICIES[name][1]
+    params, (trial, _) = played(name)
+    rewards = trial.inputs.reward
+    later = trial.inputs._replace(reward=rewards + (jnp.arange(len(rewards)) > 2))
+    before, after = (
+        said(policy, params, seen).actions.logits for seen in (trial.inputs, later)
+    )
     np.testing.assert_allclose(before[:3], after[:3], atol=1e-6)
     assert np.abs(before[3:] - after[3:]).max() > 1e-4
 
 
 def test_a_policy_of_parts_treats_them_alike():
     policy = POLICIES["arms"][1]
-    params, means, key = start(BANDIT, policy)
-    batch = rl.trial(BANDIT, policy, EPISODES)(key, params, means)
+    params, (batch, _) = played("arms")
     order = jnp.array([2, 0, 1])
     place = jnp.argsort(order)  # Where each arm has gone.
     swapped = batch.inputs._replace(action=place[batch.inputs.action])
-    logits = policy.apply(params, batch.inputs).actions.logits
+    logits = said(policy, params, batch.inputs).actions.logits
     np.testing.assert_allclose(
-        policy.apply(params, swapped).actions.logits, logits[:, order], atol=1e-6
+        said(policy, params, swapped).actions.logits, logits[:, order], atol=1e-6
     )
 
 
@@ -131,10 +131,9 @@ def test_its_params_serve_other_numbers_of_parts():
     params, *_ = start(BANDIT, POLICIES["arms"][1])
     more = environments.bernoulli_bandit(7)
     policy = policies.per_part(GRU, heads, 7, views.each_arm(7))
-    batch = rl.trial(more, policy, 9)(
-        jax.random.key(0), params, more.sample(jax.random.key(1))
-    )
-    shapes = jax.tree.map(jnp.shape, start(more, policy)[0])
+    trial = jax.jit(rl.trial(more, policy, 9))
+    batch = trial(jax.random.key(0), params, more.sample(jax.random.key(1)))
+    shapes = jax.tree.map(jnp.shape, jax.eval_shape(lambda: start(more, policy)[0]))
     assert shapes == jax.tree.map(jnp.shape, params)
     assert batch.targets.action.shape == (9,)
     assert np.isfinite(batch.targets.log_prob).all()
@@ -143,8 +142,7 @@ def test_its_params_serve_other_numbers_of_parts():
 def test_a_board_turned_around_is_played_alike():
     """A turn by 90 degrees moves cells, and lines with them."""
     policy = POLICIES["lines"][1]
-    params, rule, key = start(BOARD, policy)
-    batch = rl.trial(BOARD, policy, 3)(key, params, rule)
+    params, (batch, _) = played("lines")
     turn = np.rot90(np.arange(9).reshape(3, 3)).ravel()
 
     def turned(board):
@@ -156,6 +154,6 @@ def test_a_board_turned_around_is_played_alike():
         led_to=turned(seen.led_to),
         legal=turned(seen.legal),
     )
-    logits = policy.apply(params, seen).actions.logits
-    found = policy.apply(params, around).actions.logits
+    logits = said(policy, params, seen).actions.logits
+    found = said(policy, params, around).actions.logits
     np.testing.assert_allclose(found, turned(logits), rtol=1e-5, atol=1e-5)
