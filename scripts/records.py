@@ -71,11 +71,6 @@ TRACKS = [
         *("accuracy", 0.95),
     ),
     Track(
-        "omniglot_20way_1shot",
-        "Omniglot, 20 ways, 1 shot, any learner",
-        *("accuracy", 0.95),
-    ),
-    Track(
         "clinc150_5way_1shot",
         "CLINC150, 5 ways, 1 shot, five folds, nothing pre-trained, any learner",
         *("accuracy", 0.83),
