@@ -1,6 +1,7 @@
 """What meta-learners have in common, and what can be made of any."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -203,7 +204,7 @@ def descend(
     def update(updates, state, params=None):  # Gradients, and how many there were.
         del params
         if clip is not None:
-            updates = jax.tree.map(lambda grad: jnp.clip(grad, -clip, clip), updates)
+            updates = jax.tree.map(partial(jnp.clip, min=-clip, max=clip), updates)
         now = at_step(rates, state) if per_step else rates
         if jax.tree_util.treedef_is_leaf(jax.tree.structure(now)):
             return jax.tree.map(lambda grad: -now * grad, updates), state + 1
