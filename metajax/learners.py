@@ -1,7 +1,6 @@
 """What meta-learners have in common, and what can be made of any."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -203,14 +202,13 @@ def descend(
 
     def update(updates, state, params=None):  # Gradients, and how many there were.
         del params
-        if clip is not None:
-            updates = jax.tree.map(partial(jnp.clip, min=-clip, max=clip), updates)
         now = at_step(rates, state) if per_step else rates
         if jax.tree_util.treedef_is_leaf(jax.tree.structure(now)):
             return jax.tree.map(lambda grad: -now * grad, updates), state + 1
         return trees.map_given(lambda grad, rate: -rate * grad, updates, now), state + 1
 
-    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+    descent = optax.GradientTransformation(lambda params: jnp.int32(0), update)
+    return descent if clip is None else optax.chain(optax.clip(clip), descent)
 
 
 def side_by_side(inputs: jax.Array, others: jax.Array) -> jax.Array:

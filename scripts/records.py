@@ -9,12 +9,9 @@ with empty caches, training, validation, pictures. The test, on more tasks than 
 comes after it. A record holds if the interval of its test excludes the threshold.
 """
 
-from collections.abc import Sequence
 import json
 import os
 from pathlib import Path
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,11 +22,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scripts import kept
+from experiments.running import workdirs
+from scripts import kept, starts
 from scripts.benchmarks import machine
 
-ROOT = Path(__file__).parents[1]
-RECORDS = ROOT / "experiments" / "records"
+RECORDS = starts.ROOT / "experiments" / "records"
 
 
 class Track(NamedTuple):
@@ -104,22 +101,25 @@ def run(track: Track, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     environment = dict(os.environ, XDG_CACHE_HOME=str(workdir / "caches"))
     given = [f"--data_dir={data_dir}"] if data_dir else []
     seconds, runs, rows = 0.0, [], []
+    places = [*filter(None, (data_dir, str(workdir)))]
+
+    def train(preset: str, where: Path, *changes: str) -> None:
+        flagfile = (RECORDS / preset).relative_to(starts.ROOT)
+        asked = [f"--flagfile={flagfile}.flags", *changes, *given]
+        starts.start("few_shot", [*asked, f"--workdir={where}"], environment)
+
     for number, changes in enumerate(track.runs):
-        where = workdir / f"{track.name}-{number}"
+        first, where = workdir / f"start-{number}", workdir / f"run-{number}"
         started = time.perf_counter()
         if track.start:
-            first = workdir / f"{track.start}-{number}"
-            asked = [_preset(track.start), *given, f"--workdir={first}"]
-            _few_shot(asked, environment)
-            changes = [*changes, f"--initial_params={first / 'best.npz'}"]
-        asked = [_preset(track.name), *changes, *given, f"--workdir={where}"]
-        _few_shot(asked, environment)
+            train(track.start, first)
+            changes = *changes, f"--initial_params={first / 'best.npz'}"
+        train(track.name, where, *changes)
         seconds += time.perf_counter() - started
-        more = ["--eval_only", f"--num_test_tasks={track.num_tasks}"]
-        _few_shot([f"--workdir={where}", *more], environment)
-        (result,) = where.glob("eval*.json")
-        result.rename(where / "test.json")
-        places = [*filter(None, (data_dir, str(workdir)))]
+        if track.start:
+            runs.append(kept.gather(first, "few_shot", places=places)._asdict())
+        more = [f"--num_test_tasks={track.num_tasks}"]
+        starts.test("few_shot", where, "test", more)
         runs.append(kept.gather(where, "few_shot", ["test"], places)._asdict())
         found = {row["inner_steps"]: row for row in runs[-1]["tests"]["test"]["rows"]}
         rows.append(found[track.inner_steps][track.metric])
@@ -132,17 +132,6 @@ def run(track: Track, workdir: Path, data_dir: str | None) -> dict[str, Any]:
         "machine": machine.describe("auto"),
         "runs": runs,
     }
-
-
-def _preset(name: str) -> str:
-    return f"--flagfile={RECORDS.relative_to(ROOT) / name}.flags"
-
-
-def _few_shot(arguments: Sequence[str], environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "experiments.few_shot", *arguments]
-    code = subprocess.run(command, cwd=ROOT, env=environment).returncode
-    if code:
-        sys.exit(code)  # The run has said why.
 
 
 def line(track: Track, found: dict[str, Any]) -> str:
@@ -177,10 +166,12 @@ def table() -> str:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
+    if _KEEP.value and (workdirs.commit() or "+").endswith("+"):
+        sys.exit("A record names the commit that made it: commit what has changed.")
     fallen = []
     for track in map(_BY_NAME.get, _TRACK.value):
-        workdir = Path(tempfile.mkdtemp(prefix="record-"))
-        found = run(track, workdir, _DATA_DIR.value)
+        with tempfile.TemporaryDirectory(prefix="record-") as workdir:
+            found = run(track, Path(workdir), _DATA_DIR.value)
         holds = track.holds(
             found[track.metric]["mean"], found[track.metric]["interval"]
         )
@@ -190,7 +181,6 @@ def main(argv: list[str]) -> None:
             kept.write(RECORDS / f"{track.name}.json", found)
         if not holds:
             fallen.append(track.name)
-        shutil.rmtree(workdir)
     if not _TRACK.value:
         print(table())
     sys.exit(bool(fallen))

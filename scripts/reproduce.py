@@ -10,19 +10,17 @@ each, in experiments/results, is one small file, as `scripts/kept.py` has it.
 from collections.abc import Callable, Iterable
 from pathlib import Path
 import shutil
-import subprocess
 import sys
 
 from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scripts import kept
+from scripts import kept, starts
 from scripts.kept import Kept
 from scripts.runs import DOORS, PICTURES, STUDIES, Door, Run, Study
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "experiments" / "results"
+RESULTS = starts.ROOT / "experiments" / "results"
 
 _NAMES = [run.name for door in DOORS for run in door.runs]
 _NAMES += [study.name for study in STUDIES]
@@ -47,19 +45,16 @@ def execute(
     """Runs one preset with one seed, and keeps what it found."""
     where = workdir / f"{run.name}-{seed}"
     if not (where / "result.json").exists():
-        command = [sys.executable, "-m", f"experiments.{door.name}"]
-        command += [f"--flagfile={door.presets}/{run.preset or run.name}.flags"]
-        command += [*run.flags, f"--seed={seed}", f"--workdir={where}"]
-        command += [f"--data_dir={data_dir}"] if data_dir else []
-        code = subprocess.run(command, cwd=ROOT).returncode
-        if code:
-            sys.exit(code)  # The run has said why.
+        asked = [f"--flagfile={door.presets}/{run.preset or run.name}.flags"]
+        asked += [*run.flags, f"--seed={seed}", f"--workdir={where}"]
+        asked += [f"--data_dir={data_dir}"] if data_dir else []
+        starts.start(door.name, asked)
     tests = run.tests | {
         f"shots-{shots}": (f"--eval_shots={shots}", f"--eval_queries={shots}")
         for shots in run.shots
     }
     for name, changes in tests.items():
-        _test(door, where, name, changes)
+        starts.test(door.name, where, name, changes)
     keep(door, where, tests, [*filter(None, (data_dir, str(workdir)))])
 
 
@@ -77,13 +72,10 @@ def keep(door: Door, where: Path, tests: Iterable[str], places: Iterable[str]) -
 def execute_study(study: Study, workdir: Path, data_dir: str | None) -> None:
     """Runs the experiments of a study, and keeps what they found."""
     where = workdir / study.name
-    command = [sys.executable, "-m", f"experiments.{study.name}", *study.flags]
-    command += [f"--seed={study.seed}", f"--workdir={where}"]
+    asked = [*study.flags, f"--seed={study.seed}", f"--workdir={where}"]
     if data_dir and study.name != "regression_in_context":  # Whose data are drawn.
-        command.append(f"--data_dir={data_dir}")
-    code = subprocess.run(command, cwd=ROOT).returncode
-    if code:
-        sys.exit(code)  # The run has said why.
+        asked.append(f"--data_dir={data_dir}")
+    starts.start(study.name, asked)
     places = [*filter(None, (data_dir, str(workdir)))]
     found = {
         path.parent.name: kept.gather(path.parent, study.name, places=places)._asdict()
@@ -92,22 +84,6 @@ def execute_study(study: Study, workdir: Path, data_dir: str | None) -> None:
     table = (where / "result.txt").read_text().splitlines()
     kept.write(RESULTS / f"{study.name}.json", {"table": table, "found": found})
     shutil.copy(where / "result.png", RESULTS / f"{study.name}.png")
-
-
-def _test(door: Door, where: Path, name: str, changes: tuple[str, ...]) -> None:
-    """Tests a finished run on other tasks."""
-    found = where / f"{name}.json"
-    if found.exists():
-        return
-    for left_over in where.glob("eval*"):  # Of a test that was cut off.
-        left_over.unlink()
-    command = [sys.executable, "-m", f"experiments.{door.name}", "--eval_only"]
-    command += [f"--workdir={where}", *changes]
-    code = subprocess.run(command, cwd=ROOT).returncode
-    if code:
-        sys.exit(code)
-    (result,) = where.glob("eval*.json")
-    result.rename(found)
 
 
 _ORIGIN = ("outer steps", "minutes", "device", "commit")

@@ -37,12 +37,11 @@ def test_each_record_holds_and_was_made_by_its_preset(path):
     found = json.loads(path.read_text())
     test = found[track.metric]
     assert track.holds(test["mean"], test["interval"])
-    assert test["num_tasks"] == track.num_tasks and len(found["runs"]) == len(
-        track.runs
-    )
-    for run in found["runs"]:
+    assert test["num_tasks"] == track.num_tasks
+    presets = [*filter(None, (track.start, track.name))] * len(track.runs)
+    for preset, run in zip(presets, found["runs"], strict=True):
         (start,) = run["starts"]  # None was cut off, and gone on with.
-        assert f"--flagfile=experiments/records/{track.name}.flags" in start["command"]
+        assert f"--flagfile=experiments/records/{preset}.flags" in start["command"]
         assert "+" not in start["commit"]
 
 
@@ -53,33 +52,36 @@ def test_a_threshold_must_be_outside_the_interval():
     assert loss.holds(0.08, 0.01) and not loss.holds(0.08, 0.03)
 
 
+@pytest.mark.parametrize("start", [None, "sinusoid_10shot"])
 def test_a_track_runs_from_nothing_and_is_tested_on_more_tasks(
-    run, tmp_path, monkeypatch
+    start, run, tmp_path, monkeypatch
 ):
-    starts = []
+    asked = []
 
-    def here(arguments, environment):
-        starts.append(arguments)
-        assert environment["XDG_CACHE_HOME"].startswith(str(tmp_path))
-        assert not any((tmp_path / "caches").rglob("*"))
-        more = () if "--eval_only" in arguments else FEW
-        code, _, errors = run(*arguments, *more)
-        assert not code, errors
+    def here(door, arguments, environment=None):
+        asked.append(arguments)
+        if "--eval_only" not in arguments:
+            assert environment["XDG_CACHE_HOME"] == str(tmp_path / "caches")
+            arguments = *arguments, *FEW
+        code, _, errors = run(*arguments)
+        assert door == "few_shot" and not code, errors
 
-    monkeypatch.setattr(records, "_few_shot", here)
+    monkeypatch.setattr(records.starts, "start", here)
     monkeypatch.setattr(records.machine, "describe", lambda wanted: {"commit": "0"})
     monkeypatch.chdir(ROOT)
-    track = records.TRACKS[0]._replace(runs=(("--seed=0",), ("--seed=1",)), num_tasks=5)
+    seeds = ("--seed=0",), ("--seed=1",)
+    track = records.TRACKS[0]._replace(runs=seeds, start=start, num_tasks=5)
     found = records.run(track, tmp_path, None)
-    assert len(starts) == 4 and [len(run["flags"]) > 9 for run in found["runs"]] == [
-        1,
-        1,
-    ]
-    tests = [run["tests"]["test"]["rows"][-1]["loss"] for run in found["runs"]]
+    trained = found["runs"][1::2] if start else found["runs"]
+    begun = [f for flags in asked for f in flags if f.startswith("--initial_params")]
+    assert len(begun) == (len(trained) if start else 0)
+    assert len(asked) == 2 * len(trained) + len(begun)
+    for seed, kept in zip(seeds, trained, strict=True):
+        assert seed[0] in kept["flags"]
+    tests = [kept["tests"]["test"]["rows"][-1]["loss"] for kept in trained]
     assert [test["num_tasks"] for test in tests] == [5, 5]
-    assert found["loss"]["mean"] == pytest.approx(
-        (tests[0]["mean"] + tests[1]["mean"]) / 2
-    )
+    mean = (tests[0]["mean"] + tests[1]["mean"]) / 2
+    assert found["loss"]["mean"] == pytest.approx(mean)
     assert found["seconds"] > 0
 
 

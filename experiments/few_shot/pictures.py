@@ -51,8 +51,8 @@ def rates_by_step(learned: mj.base.PyTree, path: Path) -> None:
 def task_sheet(sampler: mj.base.Sampler, path: Path, num_tasks: int = 3) -> None:
     """A few sampled tasks to look at: support and query, one row a class."""
     keys = jax.random.split(jax.random.key(0), num_tasks)
-    draw = jax.jit(lambda sampler, keys: jax.vmap(sampler)(keys))
-    together = jax.device_get(draw(streams.as_pytree(sampler), keys))
+    sample = jax.jit(lambda sampler, keys: jax.vmap(sampler)(keys))
+    together = jax.device_get(sample(streams.as_pytree(sampler), keys))
     tasks = [jax.tree.map(lambda x: x[i], together) for i in range(num_tasks)]  # noqa: B023
     support = tasks[0].support
     if support.inputs.ndim == 4 and support.inputs.shape[-1] in (1, 3):

@@ -267,7 +267,7 @@ def _made_with(line: str) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the code, with a plus where files other than results differ."""
+    """The commit of the code, with a plus where files other than kept runs differ."""
 
     def git(*arguments):
         return subprocess.run(
@@ -278,7 +278,8 @@ def commit() -> str | None:
         ).stdout.strip()
 
     try:
-        code = (":(top)", ":(top,exclude)experiments/results")
+        runs = "results", "records/*.json"
+        code = ":(top)", *(f":(top,exclude)experiments/{each}" for each in runs)
         changed = git("status", "--porcelain", "--untracked-files=no", *code)
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -4,12 +4,11 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import platform
-import subprocess
 from typing import Any
 
-from experiments.running import startup
+from experiments.running import startup, workdirs
 
-from .processes import ROOT, Process, Worker, WorkerError
+from .processes import Process, Worker, WorkerError
 from .workloads import WORKLOADS
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "higher")
@@ -41,7 +40,7 @@ def describe(wanted: str) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
+        "commit": workdirs.commit(),
     }
 
 
@@ -70,13 +69,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _commit() -> str | None:
-    """The commit of the code, with a plus where files differ from it."""
-    command = ["git", "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"]
-    try:
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    except OSError:
-        return None
-    return found.stdout.strip() or None

@@ -36,13 +36,6 @@ lawn_mower rocket streetcar tank tractor
 """
 
 
-@pytest.fixture(scope="module")
-def real(data_dir):
-    if not (data_dir / "cifar100").is_dir():
-        pytest.skip(f"no prepared cifar100 in {data_dir}")
-    return data_dir
-
-
 @pytest.mark.parametrize("name", SIZES)
 def test_splits_deal_out_all_classes(name):
     parts = [class_list(name, split) for split in SPLITS]
@@ -59,8 +52,8 @@ def test_superclasses_are_kept_together_in_fc100_alone():
         assert all(len(split) == 1 for split in splits) == together
 
 
-def test_images_are_those_of_the_named_classes(real):
-    data = {name: call("test", data_dir=real) for name, call in _CALLS.items()}
+def test_images_are_those_of_the_named_classes(data_dir):
+    data = {name: call("test", data_dir=data_dir) for name, call in _CALLS.items()}
     for name, classes in data.items():
         assert classes.names == tuple(class_list(name, "test"))
         assert classes.inputs.shape == (12000, 32, 32, 3)
@@ -79,8 +72,8 @@ def test_images_are_those_of_the_named_classes(real):
 _CALLS = {"cifar_fs": cifar_fs, "fc100": fc100}
 
 
-def test_colours_come_red_first(real):
-    data = cifar_fs("train", data_dir=real)
+def test_colours_come_red_first(data_dir):
+    data = cifar_fs("train", data_dir=data_dir)
     images = np.asarray(data.inputs)
     means = {
         name: images[data.rows[data.names.index(name)]].mean(axis=(0, 1, 2))

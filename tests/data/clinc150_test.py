@@ -15,13 +15,6 @@ FOLDS = {f"0{i}": (50, 50, 50) for i in range(1, 6)} | {"domain": (75, 30, 45)}
 ENCODE = words(2**20)
 
 
-@pytest.fixture(scope="module")
-def real(data_dir):
-    if not (data_dir / "clinc_oos").is_dir():
-        pytest.skip(f"no prepared clinc_oos in {data_dir}")
-    return data_dir
-
-
 @pytest.mark.parametrize("fold", FOLDS)
 def test_folds_deal_out_all_intents(fold):
     parts = [class_list(f"clinc150_{fold}", split) for split in SPLITS]
@@ -33,8 +26,8 @@ def test_folds_deal_out_all_intents(fold):
     )
 
 
-def test_sentences_are_those_of_the_intent(real):
-    data = clinc150("test", encode=ENCODE, fold="02", data_dir=real)
+def test_sentences_are_those_of_the_intent(data_dir):
+    data = clinc150("test", encode=ENCODE, fold="02", data_dir=data_dir)
     assert [name.partition("/")[2] for name in data.names] == class_list(
         "clinc150_02", "test"
     )
@@ -46,11 +39,13 @@ def test_sentences_are_those_of_the_intent(real):
         assert (sentences == ENCODE(word)).any(axis=1).mean() > 0.3, name
 
 
-def test_domains_of_test_intents_are_not_met_in_training(real):
+def test_domains_of_test_intents_are_not_met_in_training(data_dir):
     domains = [
         {
             name.partition("/")[0]
-            for name in clinc150(s, encode=ENCODE, fold="domain", data_dir=real).names
+            for name in clinc150(
+                s, encode=ENCODE, fold="domain", data_dir=data_dir
+            ).names
         }
         for s in SPLITS
     ]
@@ -58,15 +53,15 @@ def test_domains_of_test_intents_are_not_met_in_training(real):
     assert len(set.union(*domains)) == 10
 
 
-def test_tasks_are_ids(real):
-    data = clinc150("validation", encode=words(50), length=12, data_dir=real)
+def test_tasks_are_ids(data_dir):
+    data = clinc150("validation", encode=words(50), length=12, data_dir=data_dir)
     task = jax.jit(lambda s, key: s(key))(FewShot(data, 5, 1, 2), jax.random.key(0))
     assert task.support.inputs.shape == (5, 12)
     assert task.query.inputs.dtype == np.int32
     assert 0 <= task.query.inputs.min() and 2 < task.query.inputs.max() < 50
 
 
-def test_prepares_as_tfds_does(real, archives, tmp_path):
+def test_prepares_as_tfds_does(data_dir, archives, tmp_path):
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / "manual").symlink_to(archives)
     dataset = DATASET._replace(
@@ -78,7 +73,7 @@ def test_prepares_as_tfds_does(real, archives, tmp_path):
             dataset, dataset.files, _decode, variant="text", data_dir=data_dir
         )
 
-    ours, given = load(tmp_path), load(real)
+    ours, given = load(tmp_path), load(data_dir)
     assert ours.keys() == given.keys()
     for name, values in ours.items():
         np.testing.assert_array_equal(values, given[name])
