@@ -147,7 +147,7 @@ def line(track: Track, found: dict[str, Any]) -> str:
         f"{scale * test['interval']:.{digits + 1}f}{unit}",
         f"{on['cores']} cores, {on['device']}",
         on["date"][:10],
-        str(on["commit"]),
+        str(on["commit"])[:7],
     ]
     return f"| {' | '.join(cells)} |"
 
