@@ -333,8 +333,11 @@ GAME_RUNS = [
         tests={"seen rules": ("--tested_rules=seen",)},
     ),
     Run("key_door"),
-    Run("connect_four"),
-    Run("connect_four_memoryless"),
+    *(
+        Run(f"connect_four{misere}{memory}", seeds=(0, 1, 2))
+        for misere in ("", "_misere")
+        for memory in ("", "_memoryless")
+    ),
 ]
 
 # Of learned update rules: on other trainings than they are learned on.

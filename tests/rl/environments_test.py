@@ -21,6 +21,7 @@ ENVIRONMENTS = {  # All of them: a new one adds a line.
     "navigation": lambda: environments.navigation(horizon=12),
     "tic_tac_toe": environments.tic_tac_toe,
     "key_door": environments.key_door,
+    "misere": lambda: environments.or_misere(environments.tic_tac_toe()),
     "pgx": lambda: environments.from_pgx("connect_four", horizon=21),
     "xminigrid": lambda: environments.from_xminigrid(
         "XLand-MiniGrid-R1-9x9", environments.minigrid_rules(), horizon=30
@@ -247,6 +248,20 @@ def test_the_parts_of_the_rules_are_all_of_them_and_stay():
     assert set(map(bytes, np.asarray(drawn))) == set(map(bytes, parts[1]))
     test = [int(rule @ (1 << np.arange(8))) for rule in parts[2]]
     assert test[:4] == [129, 0, 4, 32]  # Recorded: held-out rules may not change.
+
+
+def test_half_of_the_tasks_are_won_by_losing_and_are_the_same_game_otherwise():
+    game, mixed = build("tic_tac_toe"), build("misere")
+    signs, _ = jax.vmap(mixed.sample)(jax.random.split(KEYS[0], 4000))
+    assert set(np.unique(signs)) == {-1, 1}
+    assert abs(signs.mean()) < 4 / 4000**0.5
+    lines = jnp.ones(8, bool)
+    for sign in (-1.0, 1.0):  # Three in a row are worth it.
+        params = jnp.float32(sign), lines
+        state, shown = mixed.step(KEYS[1], marked([0, 1], [3, 4]), 2, params)
+        assert shown.done and shown.reward == sign
+        expected, _ = game.step(KEYS[1], marked([0, 1], [3, 4]), 2, lines)
+        np.testing.assert_array_equal(state, expected)
 
 
 def shortest(walls, start):

@@ -7,6 +7,7 @@ from metajax.rl.environments.bandit import bernoulli_bandit as bernoulli_bandit
 from metajax.rl.environments.bandit import gaussian_bandit as gaussian_bandit
 from metajax.rl.environments.key_door import Maze as Maze
 from metajax.rl.environments.key_door import key_door as key_door
+from metajax.rl.environments.misere import or_misere as or_misere
 from metajax.rl.environments.navigation import navigation as navigation
 from metajax.rl.environments.navigation import original_goals as original_goals
 from metajax.rl.environments.tabular_mdp import TabularMDP as TabularMDP
