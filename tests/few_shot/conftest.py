@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,11 +23,27 @@ LOADED = {
 LOADED["glyphs"] = cache(partial(mj.data.glyphs, num_classes=20))
 
 
-def stand_in(takes, *_):
+def stand_in(takes, *_, shape=(8,)):
     """An encoder without weights, of few features."""
     return mj.encoders.from_encoder(
-        lambda raw: np.ones((len(raw), 8)), name=takes, takes=takes, batch_size=1000
+        lambda raw: np.ones((len(raw), *shape)),
+        name=f"{takes}-{len(shape)}",
+        takes=takes,
+        batch_size=1000,
     )
+
+
+def stand_in_blocks(blocks, outputs, *, rank):
+    """A model of tokens with the params of `minilm_blocks`."""
+
+    def init(key, inputs):
+        return {"blocks": {"weight": jnp.eye(8)}, "adapter": {"up": jnp.zeros((8, 8))}}
+
+    def apply(params, inputs):
+        weight = params["blocks"]["weight"] + params["adapter"]["up"]
+        return inputs.mean(axis=1) @ weight
+
+    return mj.Model(init, apply)
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +52,9 @@ def _loaded_once(monkeypatch):
         monkeypatch.setattr(mj.data, name, load)
     for name, takes in (("minilm", "texts"), ("efficientnet_lite0", "images")):
         monkeypatch.setattr(mj.encoders, name, partial(stand_in, takes))
+    tokens = partial(stand_in, "texts", shape=(3, 8))
+    monkeypatch.setattr(mj.encoders, "minilm_tokens", tokens)
+    monkeypatch.setattr(mj.encoders, "minilm_blocks", stand_in_blocks)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from experiments.defining import gathered
 
-NAMES = ("mlp", "residual_mlp", "conv4", "bag", "text_cnn", "text_transformer")
+NAMES = (
+    *("mlp", "residual_mlp", "conv4", "bag", "text_cnn", "text_transformer"),
+    "minilm_blocks",
+)
 MODELS = gathered(__name__, "MODEL", NAMES)
-VECTOR_MODELS = ("mlp", "residual_mlp")  # Those that take features of an encoder.
