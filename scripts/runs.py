@@ -261,7 +261,10 @@ RUNS = [
             flags=(f"--clinc_fold={fold}",),
             tests=_FIVE_SHOTS,
         )
-        for learner in ("", "_metric", "_ridge", "_anil", "_in_context")
+        for learner in (
+            *("", "_metric", "_ridge", "_anil", "_in_context"),
+            *("_adapter", "_blocks"),
+        )
         for fold in ("01", "02", "03", "04", "05")
     ),
     Run("mnist_permuted"),
