@@ -2,12 +2,14 @@
 
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
 
 from experiments.examples import (
     frozen_backbone,
+    learned_training,
     own_bilevel,
     own_images,
     own_learner,
@@ -84,6 +86,33 @@ def test_whole_training(data_dir, tmp_path, capsys):
     row = lines(capsys, "rate")[1].split()
     assert float(row[2]) > 0.7 and len(row) == 3 + 2 * 3
     assert min(Image.open(picture).size) > 100
+
+
+def test_learned_training(data_dir, tmp_path, capsys):
+    picture = tmp_path / "out.png"
+    learned_training.main(
+        picture, data_dir, num_steps=4, outer_steps=10, seeds=2, unseen_a_class=5
+    )
+    printed = lines(capsys, "Learning: learned rates")
+    losses = [float(line.split()[-1]) for line in printed if line.startswith("step")]
+    assert len(losses) == 2 and all(np.isfinite(losses))
+    assert sum("+-" in line for line in printed) == 3
+    assert min(Image.open(picture).size) > 100
+
+
+def test_augmentation_moves_turns_and_zooms_about_the_middle():
+    draw = learned_training.augmented
+    nothing = jax.numpy.full(4, -20.0)
+    image = np.zeros((5, 14, 14), np.float32)
+    image[:, 6:8, 6:8] = 1
+    key = jax.random.key(0)
+    np.testing.assert_allclose(draw(key, nothing, image), image, atol=1e-5)
+    for which, keeps in ((0, True), (1, False), (2, True), (3, False)):
+        found = draw(key, nothing.at[which].set(np.log(0.3)), image)
+        place = np.einsum("byx,cyx->bc", found, np.mgrid[:14, :14])
+        place /= found.sum(axis=(1, 2))[:, None]
+        assert keeps == bool(np.allclose(place, 6.5, atol=1e-3)), which
+        assert np.abs(found - image).max() > 1e-3
 
 
 def test_own_model(capsys):
