@@ -320,6 +320,14 @@ def load(workdir: str | Path) -> Learned:
       The experiment that made the run is imported by its name, which is in the run's
       directory: load no run that you would not execute.
     """
+    found = read_run(workdir)
+    if not isinstance(found, Learned):
+        raise ValueError(f"{workdir} holds a player of games: use metajax.rl.load.")
+    return found
+
+
+def read_run(workdir: str | Path) -> Any:
+    """What the experiment that made a run says is to be used of it."""
     workdir = Path(workdir)
     card = _card(workdir)
     try:

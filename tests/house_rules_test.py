@@ -83,6 +83,7 @@ def test_recipes_are_not_jitted(name):
         "metajax/evaluation.py",
         "metajax/hypergrad.py",
         "metajax/using.py",
+        "metajax/rl/playing.py",
         "metajax/exporting.py",
         "metajax/data/glyphs.py",
         "metajax/encoders/minilm.py",

@@ -138,6 +138,21 @@ def test_a_run_reports_returns_totals_players_and_bounds(with_flags, tmp_path, c
     for picture in ("returns.png", "trials.png"):
         assert (tmp_path / picture).stat().st_size > 5_000
 
+    player = rl.load(tmp_path)
+    play = jax.jit(rl.trial(player.environment, player.policy, player.num_episodes))
+    means = jax.numpy.array([0.3, 0.7])
+    assert play(jax.random.key(0), player.params, means).targets.reward.shape == (3,)
+    trial, pulls = player.trial(), []
+    for _ in range(3):
+        pulls.append(trial.begin(np.zeros(1)))
+        trial.end(np.zeros(1), reward=1.0)
+    assert set(pulls) <= {0, 1}
+
+
+def test_of_parameters_that_adapt_no_player_is_left(with_flags):
+    with_flags("--episodes=3", *CASES["maml"])
+    assert not door.experiment().card(None)
+
 
 def test_rewards_that_are_not_finite_are_refused():
     game = GAMES["bandit"].make(arms=2)

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +98,7 @@ def experiment(
         advice=lambda last: "a smaller --rate, or rewards that are finite",
         table=partial(measuring.table, game, learning, metric),
         draw=partial(_draw, game, learning),
+        card=partial(_card, learning),
         belongs_to=belongs_to,
     )
 
@@ -145,6 +146,17 @@ def check_rewards(game: Game) -> None:
             "The game gives rewards that are not finite to random actions: mend the "
             "step of its environment."
         )
+
+
+def _card(learning: Learning, found: Measurement) -> dict[str, Any]:
+    """What `using.load` needs to know; of parameters that adapt, nothing can be used."""
+    del found
+    if learning.adapts:
+        return {}
+    return {
+        "made_by": "experiments.meta_rl.using",
+        "num_episodes": learning.chosen_place,
+    }
 
 
 def _draw(

@@ -53,11 +53,8 @@ def experiment():
     from experiments.meta_rl import assembling, outer
 
     names = choosing.now()
-    parts = choosing.parts(names)
-    game = door.bound(parts["game"], CHOICES)()
-    num_steps = FLAGS.episodes * game.environment.horizon
-    policy = door.bound(parts["policy"], CHOICES)(game, num_steps)
-    learning = door.bound(parts["learner"], CHOICES)(game, policy)
+    game, policy = game_and_policy()
+    learning = door.bound(choosing.parts(names)["learner"], CHOICES)(game, policy)
     several = names.get("outer_loss") == "ppo"
     epochs, parts_of_tasks = (FLAGS.epochs, FLAGS.parts) if several else (1, 1)
     updates = FLAGS.num_steps * epochs * parts_of_tasks
@@ -72,5 +69,19 @@ def experiment():
         ),
         num_tasks=FLAGS.num_tasks,
         tasks_per_chunk=FLAGS.tasks_per_chunk,
-        belongs_to={"game": names["game"], "policy": names["policy"]},
+        belongs_to=belongs_to(),
     )
+
+
+def game_and_policy():
+    """The game that the flags name, and a policy for it."""
+    parts = choosing.parts(choosing.now())
+    game = door.bound(parts["game"], CHOICES)()
+    num_steps = FLAGS.episodes * game.environment.horizon
+    return game, door.bound(parts["policy"], CHOICES)(game, num_steps)
+
+
+def belongs_to() -> dict[str, str]:
+    """What parameters are of."""
+    names = choosing.now()
+    return {"game": names["game"], "policy": names["policy"]}

@@ -30,3 +30,6 @@ from metajax.rl.learners import rl2 as rl2
 from metajax.rl.measuring import adaptation as adaptation
 from metajax.rl.measuring import returns_by_episode as returns_by_episode
 from metajax.rl.measuring import returns_by_step as returns_by_step
+from metajax.rl.playing import Player as Player
+from metajax.rl.playing import Trial as Trial
+from metajax.rl.playing import load as load

@@ -229,7 +229,7 @@ def _stream(
         after = _Place(
             state,
             memory,
-            _next_seen(place.seen, current, shown, action, over),
+            next_seen(place.seen, current, shown, action, over),
             place.episode + over,
             jnp.where(over, 0, place.steps + 1),
         )
@@ -263,9 +263,10 @@ def first_seen(environment: Environment, shown: TimeStep, num_steps: int) -> See
     )
 
 
-def _next_seen(
+def next_seen(
     before: Seen, current: TimeStep, shown: TimeStep, action: jax.Array, over: jax.Array
 ) -> Seen:
+    """What is seen after a decision: where one stands, and what the action led to."""
     return Seen(
         observation=current.observation,
         before=before.observation,
