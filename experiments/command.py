@@ -250,18 +250,23 @@ def recorded_lines(own: flags.FlagValues, record: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def as_recorded(own: flags.FlagValues, record: Path) -> Iterator[None]:
+def as_recorded(own: flags.FlagValues, workdir: Path) -> Iterator[None]:
     """Sets flags as a run has recorded them, and back again at the end.
+
+    Args:
+      own: the flags.
+      workdir: the run's directory, or that of one of its seeds.
 
     Raises:
       ValueError: if the record is not there, or is not one of this version.
     """
+    whole = workdir.parent if workdir.name.startswith("seed_") else workdir
+    record = whole / "run.flags"
     before = flagsaver.save_flag_values(own)
     try:
         for name in own:
             own[name].unparse()
-        workdir = f"--workdir={record.parent}"
-        own([record.name, *recorded_lines(own, record), workdir])
+        own([record.name, *recorded_lines(own, record), f"--workdir={whole}"])
         yield
     except (OSError, flags.Error) as error:
         raise ValueError(f"{record}: {error}") from error

@@ -327,7 +327,17 @@ def load(workdir: str | Path) -> Learned:
 
 
 def read_run(workdir: str | Path) -> Any:
-    """What the experiment that made a run says is to be used of it."""
+    """What the experiment that made a run gives to be used of it.
+
+    Args:
+      workdir: as in `load`.
+
+    Returns:
+      A `Learned`, or of games a `metajax.rl.Player`.
+
+    Raises:
+      ValueError: as `load`.
+    """
     workdir = Path(workdir)
     card = _card(workdir)
     try:
@@ -350,8 +360,8 @@ def _card(workdir: Path) -> dict[str, Any]:
             why = "holds no finished run: train one, or let it come to its end"
         else:
             why = (
-                f"holds no {CARD}: its run is of another version, or of an experiment "
-                "whose runs are measured alone; train it anew"
+                f"holds no {CARD}: its run is of another version, to be trained anew, or "
+                "of an experiment whose runs are measured alone, such as maml of games"
             )
         raise ValueError(f"{workdir} {why}.")
     try:

@@ -176,11 +176,23 @@ ODD = {
     ),
     "no vectors": (
         lambda: features(of_images(lambda x: x[:, 0, 0, 0]), IMAGES),
-        "one vector an example, [2, features], or one array of a shape: got [2]",
+        "one vector an example, [2, features], or one array, [2, ...]: got [2]",
     ),
     "one vector": (
         lambda: features(of_images(lambda x: x[0, 0, 0][None]), IMAGES),
-        "[2, features], or one array of a shape: got [1, 3]",
+        "[2, features], or one array, [2, ...]: got [1, 3]",
+    ),
+    "of different shapes": (
+        lambda: features(
+            from_encoder(
+                lambda texts: np.ones((len(texts), len(texts[-1]))),
+                name="ragged",
+                takes="texts",
+                batch_size=2,
+            ),
+            ["a", "bb", "ccc"],
+        ),
+        "ragged gives arrays of different shapes, [2] and [3]: have it pad",
     ),
     "not finite": (
         lambda: features(of_images(lambda x: np.full((len(x), 3), np.nan)), IMAGES),
@@ -189,9 +201,9 @@ ODD = {
     "size": (lambda: mj.encoders.efficientnet_lite0(100), "multiple of 32: got 100"),
     "no block": (
         lambda: minilm_blocks(0),
-        "MiniLM has 6 blocks: choose 1 to that, got 0",
+        "MiniLM has 6 blocks: choose 1 to 6, got 0",
     ),
-    "more blocks": (lambda: minilm_tokens(7), "6 blocks: choose 1 to that, got 7"),
+    "more blocks": (lambda: minilm_tokens(7), "6 blocks: choose 1 to 6, got 7"),
     "tokens": (lambda: minilm_tokens(2, 1), "tokens must be 2 to 256: got 1"),
     "rank": (lambda: minilm_blocks(rank=-1), "rank must be at least 0"),
     "outputs": (lambda: minilm_blocks(2, 0), "outputs at least 1: got 8 and 0"),
@@ -418,6 +430,7 @@ def small_bert(monkeypatch):
     params = _bert(np.random.default_rng(0), 12, 20, 30, 3)
     shown = {name: np.float32(array) for name, array in params.items()}
     monkeypatch.setattr(file, "_arrays", lambda: shown)
+    monkeypatch.setattr(file, "_params", lambda: shown)
     return file, params
 
 
@@ -453,6 +466,25 @@ def test_the_last_blocks_go_on_where_their_encoder_stops(small_bert):
     np.testing.assert_allclose(model.apply(changed, hidden)[:3], expected, atol=5e-6)
 
 
+def test_tokens_are_cut_off_before_the_last_and_padded(small_bert, monkeypatch):
+    file, params = small_bert
+
+    def encode_batch(texts):
+        ids = [[1, *(ord(letter) - 95 for letter in text), 29] for text in texts]
+        return [types.SimpleNamespace(ids=each) for each in ids]
+
+    letters = types.SimpleNamespace(encode_batch=encode_batch)
+    monkeypatch.setattr(file, "_tokenizer", lambda: letters)
+    hidden = features(minilm_tokens(2, 5), ["ab", "abcdefgh", ""])
+    assert (hidden.shape, hidden.dtype) == ((3, 5, 12), np.float16)
+    assert not hidden[0, 4:].any() and not hidden[2, 2:].any()
+    model = minilm_blocks(2)
+    found = model.apply(model.init(jax.random.key(0), hidden), hidden)
+    kept = [1, 2, 3, 29], [1, 2, 3, 4, 29], [1, 29]
+    expected = [_bert_of_one(params, ids, 3, 3) for ids in kept]
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
 def test_what_is_adapted_has_a_gradient_and_an_empty_text_does_no_harm(small_bert):
     file, _ = small_bert
     hidden = file.forward_before(file._arrays(), IDS, COUNTS, 1)
@@ -470,6 +502,8 @@ def test_what_is_adapted_has_a_gradient_and_an_empty_text_does_no_harm(small_ber
     assert sorted(moved) == [  # Down has none as long as up is zero.
         f"encoder.layer.2.attention.self.{part}.up" for part in ("query", "value")
     ]
+    with pytest.raises(ValueError, match=r"needs \[texts, tokens, 12\].*got \[4, 12\]"):
+        model.init(jax.random.key(0), hidden[:, 0])
     bare = minilm_blocks(1, rank=0).init(jax.random.key(0), hidden)
     assert not bare["adapter"] and set(bare["blocks"]) == set(start["blocks"])
 

@@ -139,6 +139,11 @@ def test_a_run_reports_returns_totals_players_and_bounds(with_flags, tmp_path, c
         assert (tmp_path / picture).stat().st_size > 5_000
 
     player = rl.load(tmp_path)
+    with np.load(tmp_path / "best.npz") as kept_params:
+        for path, leaf in zip(
+            mj.trees.leaf_paths(player.params), jax.tree.leaves(player.params)
+        ):
+            np.testing.assert_array_equal(leaf, kept_params[path])
     play = jax.jit(rl.trial(player.environment, player.policy, player.num_episodes))
     means = jax.numpy.array([0.3, 0.7])
     assert play(jax.random.key(0), player.params, means).targets.reward.shape == (3,)

@@ -39,7 +39,7 @@ DATA_SET = one_of(
     list(DATA),
     "The task distribution; folder, arrays and texts are your own data.",
 )
-MODEL = one_of("model", "mlp", list(MODELS), "The model; the last three are for text.")
+MODEL = one_of("model", "mlp", list(MODELS), "The model; the last four are for text.")
 LEARNER = one_of("learner", "maml", list(LEARNERS), "The meta-learner.")
 NUM_TASKS = integer("num_tasks", 32, "Tasks an outer step.", 1)
 TASKS_PER_CHUNK = integer(

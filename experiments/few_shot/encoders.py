@@ -16,9 +16,9 @@ LAST_BLOCKS = integer(
     "last_blocks",
     2,
     "Of MiniLM's six, which --encoder=minilm_tokens leaves to --model=minilm_blocks.",
-    1,
+    *(1, 6),
 )
-TOKENS = integer("tokens", 24, "Of a text, at most, for minilm_tokens.", 2)
+TOKENS = integer("tokens", 24, "Of a text, at most, for minilm_tokens.", 2, 256)
 
 
 def _minilm():

@@ -27,8 +27,7 @@ def load(workdir: Path, card: Mapping[str, Any]) -> Learned:
     Raises:
       ValueError: if the run is of another version, or its parameters cannot be read.
     """
-    seeds = workdir.parent if workdir.name.startswith("seed_") else workdir
-    with command.as_recorded(FLAGS, seeds / "run.flags"):
+    with command.as_recorded(FLAGS, workdir):
         picked = choosing.now()
         problem = doors.bound(picked.data.tasks, CHOICES)(None)
         example = jax.ShapeDtypeStruct(tuple(card["shape"]), card["dtype"])

@@ -22,8 +22,7 @@ def load(workdir: Path, card: Mapping[str, Any]) -> rl.Player:
     Raises:
       ValueError: if the run is of another version, or its parameters cannot be read.
     """
-    seeds = workdir.parent if workdir.name.startswith("seed_") else workdir
-    with command.as_recorded(FLAGS, seeds / "run.flags"):
+    with command.as_recorded(FLAGS, workdir):
         game, policy = door.game_and_policy()
         belongs_to = door.belongs_to()
 

@@ -142,10 +142,13 @@ class FewShot:
 
 
 def scaled(inputs: jax.Array) -> jax.Array:
-    """Inputs as models take them: those of uint8, such as pixels, from 0 to 1."""
-    if inputs.dtype != jnp.uint8:
-        return inputs
-    return inputs.astype(jnp.float32) / 255
+    """Inputs as models take them: uint8, such as pixels, from 0 to 1; halves as floats.
+
+    Half precision is for keeping many of them, not for products and squares.
+    """
+    if inputs.dtype == jnp.uint8:
+        return inputs.astype(jnp.float32) / 255
+    return inputs.astype(jnp.float32) if inputs.dtype == jnp.float16 else inputs
 
 
 def shown_first(batch: Batch, shots: int) -> Task:

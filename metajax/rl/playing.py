@@ -1,8 +1,9 @@
 """Playing step by step with what was learned, in games that are no pure functions."""
 
 from functools import partial
+import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,13 @@ from metajax.rl.base import Environment, Memory, Policy, Seen, TimeStep
 
 
 class Player(NamedTuple):
-    """A policy that remembers, with what it has learned.
+    """A policy with what it has learned, whose memory goes on learning as it plays.
 
     Attributes:
       environment: the game that it was trained on.
       policy: the policy.
       params: its parameters.
-      num_episodes: episodes of a trial in training.
+      num_episodes: episodes of a trial, as in training.
 
     Example:
       Tic-tac-toe against whoever makes the other moves:
@@ -58,7 +59,8 @@ def load(workdir: str | Path) -> Player:
       trials with its params.
 
     Raises:
-      ValueError: if there is no finished run, or none whose policy remembers; it says why.
+      ValueError: if there is no finished run, or one whose parameters adapt by gradients;
+        it says why.
 
     Note:
       As `metajax.load`: load no run that you would not execute.
@@ -78,6 +80,7 @@ class Trial:
         self._memory: Memory = player.policy.start(player.params)
         self._like = jax.eval_shape(partial(_shown, player.environment))
         self._left = player.num_episodes * player.environment.horizon
+        self._begun, self._steps = 0, 0  # Episodes; decisions in the last of them.
         self._playing = False
         self._seen: Seen | None = None  # Before the last decision,
         self._action: Any = None  # the action then,
@@ -94,11 +97,17 @@ class Trial:
           An integer, or real numbers `[size]`.
 
         Raises:
-          ValueError: if an episode has not ended, if the trial is as long as those of
+          ValueError: if an episode has not ended, if there were as many as in a trial of
             training, or if arguments do not fit that game.
         """
         if self._playing:
             raise ValueError("An episode has not ended: call end before begin.")
+        most = self._player.num_episodes
+        if self._begun == most:
+            raise ValueError(
+                f"This trial has had its {most} episodes, as many as in training: begin "
+                "another."
+            )
         shown = self._checked(observation, 0.0, legal)
         if self._seen is None or self._led_to is None:
             seen = first_seen(self._player.environment, shown, self._left)
@@ -106,6 +115,7 @@ class Trial:
             seen = next_seen(
                 self._seen, shown, self._led_to, self._action, jnp.bool_(True)
             )
+        self._begun, self._steps = self._begun + 1, 0
         return self._act(seen)
 
     def step(
@@ -122,9 +132,14 @@ class Trial:
           As `begin`.
 
         Raises:
-          ValueError: if no episode has begun; else as `begin`.
+          ValueError: if no episode has begun, or if it has had as many actions as in
+            training; else as `begin`.
         """
-        seen = self._last_seen()
+        seen, horizon = self._last_seen(), self._player.environment.horizon
+        if self._steps == horizon:
+            raise ValueError(
+                f"An episode has at most {horizon} actions, as in training: end it."
+            )
         shown = self._checked(observation, reward, legal)
         return self._act(next_seen(seen, shown, shown, self._action, jnp.bool_(False)))
 
@@ -150,39 +165,41 @@ class Trial:
         return self._seen
 
     def _act(self, seen: Seen) -> int | np.ndarray:
-        if not self._left:
-            raise ValueError(
-                "This trial is over, being as long as those of training: begin another, or "
-                "a longer one by player._replace(num_episodes=...).trial()."
-            )
         player, key = self._player, jax.random.fold_in(self._key, self._left)
         self._memory, self._action = _decide(
             player.policy, key, player.params, self._memory, seen
         )
-        self._left, self._seen, self._playing = self._left - 1, seen, True
+        self._left, self._steps = self._left - 1, self._steps + 1
+        self._seen, self._playing = seen, True
         action = np.asarray(self._action)
         return action if action.ndim else int(action)
 
     def _checked(self, observation: PyTree, reward: float, legal: PyTree) -> TimeStep:
         """What is shown, if it is as in training."""
-        if not np.isfinite(reward):
-            raise ValueError(f"A reward must be finite: got {reward}.")
-        given = TimeStep(observation, jnp.float32(reward), jnp.bool_(False), legal)
+        if not isinstance(reward, SupportsFloat) or not math.isfinite(float(reward)):
+            raise ValueError(f"A reward must be a finite number: got {reward!r}.")
+        like = self._like
         try:
-            shown = jax.tree.map(_as_like, self._like, given)
+            shown = TimeStep(
+                jax.tree.map(_as_like, like.observation, observation),
+                jnp.float32(float(reward)),
+                jnp.bool_(False),
+                jax.tree.map(_as_like, like.legal, legal),
+            )
         except (TypeError, ValueError):
-            like = self._like
             raise ValueError(
-                "What is shown must be as in the game of training, observation "
+                "What is shown must be finite and as in the game of training, observation "
                 f"{_described(like.observation)} and legal {_described(like.legal)}: got "
                 f"{_described(observation)} and {_described(legal)}."
             ) from None
+        if shown.legal is not None and not shown.legal.any():
+            raise ValueError("No action is legal: end the episode.")
         return shown
 
 
 def _as_like(like: jax.ShapeDtypeStruct, value: Any) -> jax.Array:
     array = np.asarray(value)
-    if array.shape != like.shape:
+    if array.shape != like.shape or not np.isfinite(array).all():
         raise ValueError
     return jnp.asarray(array, like.dtype)
 

@@ -197,9 +197,12 @@ def test_uint8_images_are_scaled_to_the_unit_interval():
         np.testing.assert_allclose(batch.inputs, [[0], [0.2], [1]], rtol=1e-7)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_other_inputs_are_untouched(dtype):
-    values = np.array([[300], [-7], [255]]).astype(dtype) * dtype(3)
+@pytest.mark.parametrize(
+    "kept, dtype",
+    [(np.float32, np.float32), (np.int32, np.int32), (np.float16, np.float32)],
+)
+def test_other_inputs_keep_their_values_and_halves_become_floats(kept, dtype):
+    values = np.array([[300], [-7], [255]]).astype(kept) * kept(3)
     data = from_arrays(np.repeat(values, 2, axis=0), [0, 0, 1, 1, 2, 2])
     sampler = FewShot(data, 3, 1, 1, permute_labels=False)
     task = _draw_one(sampler, jax.random.key(0))

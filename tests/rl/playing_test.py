@@ -110,14 +110,31 @@ WRONG = {
             trial.begin(BOARD, legal=FREE),
             trial.step(BOARD, float("nan"), legal=FREE),
         ],
-        "must be finite: got nan",
+        "must be a finite number: got nan",
     ),
+    "no reward": (
+        lambda trial: [trial.begin(BOARD, legal=FREE), trial.end(BOARD, None)],
+        "must be a finite number: got None",
+    ),
+    "not finite": (
+        lambda trial: trial.begin(BOARD + np.inf, legal=FREE),
+        "must be finite and as in the game",
+    ),
+    "nothing legal": (lambda trial: trial.begin(BOARD, legal=~FREE), "end the episode"),
     "too long": (
         lambda trial: [
             trial.begin(BOARD, legal=FREE),
             *[trial.step(BOARD, 0.0, legal=FREE) for _ in range(5)],
         ],
-        "as long as those of training",
+        "at most 5 actions, as in training: end it",
+    ),
+    "too many": (
+        lambda trial: [
+            trial.begin(BOARD, legal=FREE),
+            trial.end(BOARD, -1.0),
+            trial.begin(BOARD, legal=FREE),
+        ],
+        "has had its 1 episodes",
     ),
 }
 
