@@ -114,9 +114,25 @@ def tables() -> str:
         [
             table(few_shot, _line, "preset", "seed", interval, "published"),
             table(games, _game_line, "preset", "seed", returns, "published", "exact"),
+            players(),
             table(rules, _rule_line, "preset", "seed", "tested on", *ratios),
         ]
     )
+
+
+_PLAYERS = ("gittins", "thompson", "ucb1", "greedy", "random")
+
+
+def players() -> str:
+    """What bandits of the tests pay a learned policy, and players that need no learning."""
+    lines = [f"| {' | '.join(('bandit', 'learned', *_PLAYERS))} |"]
+    lines.append("|" + "---|" * (2 + len(_PLAYERS)))
+    for path in sorted((RESULTS / "meta_rl").glob("bandit_*-0.json")):
+        last = kept.read(path).result["rows"][-1]
+        totals = [last["total"], *(last[f"{name}_total"] for name in _PLAYERS)]
+        cells = [f"`{path.stem.removesuffix('-0')}`", *map(_with_interval, totals)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _rule_line(run: Run, seed: int, of: Kept, test: str | None = None) -> str:
