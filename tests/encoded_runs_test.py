@@ -136,6 +136,10 @@ def test_adapters_are_learned_in_the_last_blocks_of_an_encoder(
     assert all(np.abs(x).max() > 0 for x in used.meta["adapter"].values())
     task = used.adapt(["aaa b", "hhh"], ["x", "y"])
     assert used.predict(task, ["hhh", "aaa b"]).labels == ["y", "x"]
+    mj.export(used, tmp_path / "run.zip", shots=1, ways=2)
+    with zipfile.ZipFile(tmp_path / "run.zip") as file:
+        card = json.loads(file.read("card.json"))
+    assert (card["encoder"], card["shape"]) == ("letters-2", [6, 12])
 
 
 def test_texts_in_files_are_predicted(texts_run, parse, capsys, tmp_path):
