@@ -248,7 +248,7 @@ def test_tables_have_a_line_a_place_and_the_metric_that_counts_first():
         {"of_steps": n}
         | {
             name: {"mean": n / 4, "interval": 0.1, "median": 0.5}
-            for name in ("loss", "share")
+            for name in ("loss", "share", "squared_error_of_the_best")
         }
         for n in range(3)
     ]
@@ -257,7 +257,12 @@ def test_tables_have_a_line_a_place_and_the_metric_that_counts_first():
     metric = running.Metric("share", is_share=True)
     head, names, *lines = running.table(summary, metric, shown=[0, 2]).splitlines()
     assert "9 unseen tasks (f00), parameters of step 1 of 2" in head
-    assert names.split() == "of steps share (95%) loss (95%) median".split()
+    long = "squared error of the best (95%)"
+    assert (
+        names.split() == f"of steps share (95%) loss (95%) median {long} median".split()
+    )
+    ends = [line.rindex("0.100") + len("0.100") for line in lines]  # Of its interval.
+    assert ends == [names.index(long) + len(long)] * 2 and f"  {long}" in names
     assert [line.split()[0] for line in lines] == ["0", "2"]
     assert lines[1].split()[1:4] == ["50.00", "+-", "10.00%"]
 

@@ -170,9 +170,12 @@ def table(
     names = [name for name, value in first.items() if isinstance(value, dict)]
     names.sort(key=lambda name: name != metric.name)
     shares = {metric.name} if metric.is_share else set()
+    titles = {name: f"{_spaced(name)} (95%)" for name in names}
+    # As wide as a number with its interval, and as far from the column before.
+    widths = {name: max(len(title) + 2, 18) for name, title in titles.items()}
     heads = [
-        f"{name + ' (95%)':>18s}" + "    median" * (name not in shares)
-        for name in names
+        f"{title:>{widths[name]}s}" + "    median" * (name not in shares)
+        for name, title in titles.items()
     ]
     width = max(len(summary["axis"]), 5)
     lines = [
@@ -184,7 +187,10 @@ def table(
     for row in summary["rows"]:
         if shown is not None and row[key] not in shown:
             continue
-        cells = [_cell(row[name], name in shares) for name in names]
+        cells = [
+            " " * (widths[name] - 18) + _cell(row[name], name in shares)
+            for name in names
+        ]
         cells += [f"{row[k]:{len(k) + 2}{form}}" for k, form in numbers.items()]
         lines.append(f"{row[key]:{width}d}" + "".join(cells))
     return "\n".join(lines)
