@@ -187,10 +187,7 @@ def table(
     for row in summary["rows"]:
         if shown is not None and row[key] not in shown:
             continue
-        cells = [
-            " " * (widths[name] - 18) + _cell(row[name], name in shares)
-            for name in names
-        ]
+        cells = [_cell(row[name], name in shares, widths[name]) for name in names]
         cells += [f"{row[k]:{len(k) + 2}{form}}" for k, form in numbers.items()]
         lines.append(f"{row[key]:{width}d}" + "".join(cells))
     return "\n".join(lines)
@@ -200,11 +197,12 @@ def _spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _cell(summary: dict, is_share: bool) -> str:
+def _cell(summary: dict, is_share: bool, width: int) -> str:
     mean, interval, median = list(summary.values())[:3]
     if is_share:
-        return f"{100 * mean:9.2f} +- {100 * interval:4.2f}%"
-    return f" {short(mean):>8s} +- {short(interval):5s}{short(median):>10s}"
+        return f"{100 * mean:.2f} +- {100 * interval:.2f}%".rjust(width)
+    found = f"{short(mean)} +- {short(interval):5s}".rjust(width)
+    return f"{found}{short(median):>10s}"
 
 
 def short(value: float) -> str:
