@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import running
 from experiments.tabular import door, ship, study
 import metajax as mj
 
@@ -47,6 +48,28 @@ def test_the_best_predictor_of_linear_tasks_is_bayes_rule():
     second = (values - first[:, None]) ** 2 @ shares + 0.5**2
     np.testing.assert_allclose(mean[:, 0], first, atol=1e-4)
     np.testing.assert_allclose(std[:, 0], jnp.sqrt(second), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "prior, asked, expected",
+    [
+        ("gaussian_process", [], 1),
+        ("gaussian_process", ["--num_devices=2"], 2),
+        ("numbers", [], None),
+    ],
+)
+def test_a_device_draws_gaussian_processes_alone_unless_asked(
+    prior, asked, expected, parse, tmp_path, monkeypatch
+):
+    given = []
+
+    def run(make, options, settings, *, started):
+        given.append(options.num_devices)
+        return 0
+
+    monkeypatch.setattr(running, "run", run)
+    parse(door.FLAGS, ["run", f"--workdir={tmp_path}", f"--prior={prior}", *asked])
+    assert door.run() == 0 and given == [expected]
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,15 @@ def run(started: float | None = None) -> int:
     """Runs what the flags say, and returns the exit code."""
     from experiments import running
 
+    options = door.options(FLAGS)
+    if FLAGS.prior == "gaussian_process" and options.num_devices is None:
+        # XLA factorises many matrices at a time on threads of a pool, and waits for them on
+        # another: on a CPU, where each core is a device, all of them wait for ever.
+        options = options._replace(num_devices=1)
     # The rate falls along them.
     fixed = ("num_steps",)
     settings = door.settings(FLAGS, free=("num_test_tasks",), fixed=fixed)
-    return running.run(experiment, door.options(FLAGS), settings, started=started)
+    return running.run(experiment, options, settings, started=started)
 
 
 def experiment():
