@@ -611,11 +611,13 @@ def needs(make):
 
 
 def test_sentences_have_the_vectors_of_the_original():
-    found = features(
-        needs(minilm), ["Play it again, Sam!", "how do i freeze my account"]
-    )
+    texts = ["Play it again, Sam!", "how do i freeze my account"]
+    found = features(needs(minilm), texts)
     np.testing.assert_allclose(found[:, :4], TEXT_VECTORS, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    tokens, model = features(minilm_tokens(2), texts), minilm_blocks(2)
+    again = model.apply(model.init(jax.random.key(0), tokens), tokens)
+    np.testing.assert_allclose(again, found, atol=1e-3)  # Of halves.
 
 
 def test_images_have_the_vectors_of_the_original():
