@@ -157,8 +157,7 @@ def table() -> str:
     heads = ("track", "to reach", "minutes", "test", "on", "date", "commit")
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for track in TRACKS:
-        path = RECORDS / f"{track.name}.json"
-        if path.exists():
+        for path in sorted(RECORDS.glob(f"{track.name}.*.json")):
             lines.append(line(track, json.loads(path.read_text())))
     return "\n".join(lines)
 
@@ -178,7 +177,8 @@ def main(argv: list[str]) -> None:
         print(line(track, found))
         print(f"{track.name} {'holds' if holds else 'does not hold'}.")
         if holds and _KEEP.value:
-            kept.write(RECORDS / f"{track.name}.json", found)
+            platform = found["machine"]["platform"]
+            kept.write(RECORDS / f"{track.name}.{platform}.json", found)
         if not holds:
             fallen.append(track.name)
     if not _TRACK.value:

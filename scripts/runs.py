@@ -59,6 +59,7 @@ _LARGE_BATCHES = (
 
 # What took a GPU: more steps than two cores allow, and larger models.
 _LONGER_PROTONET = ("--downsample=pool", "--num_steps=10000")
+_LONGER_MAML_PLUS_PLUS = ("--downsample=pool", "--eval_every_steps=1000")
 _LONGER_CIFAR_FS = ("--num_tasks=4", "--num_steps=6000")
 
 _MORE_WAYS = {"20-way": ("--eval_ways=20",)}
@@ -105,6 +106,12 @@ RUNS = [
         flags=("--outer_rate=1e-3",),
         published="98.3 (Nichol et al. 2018)",
     ),
+    Run(
+        "omniglot_5way_1shot_fomaml_long",
+        preset="omniglot_5way_1shot_fomaml",
+        flags=("--num_steps=25000", "--eval_every_steps=2500"),
+        published="98.3 (likewise)",
+    ),
     Run("omniglot_5way_1shot_anil"),
     Run("omniglot_5way_1shot_meta_sgd"),
     Run(
@@ -130,6 +137,16 @@ RUNS = [
     Run("omniglot_5way_1shot_imaml", flags=("--num_steps=500",)),
     Run("omniglot_5way_1shot_maml_plus_plus", published="99.47 (Antoniou et al. 2019)"),
     Run(
+        "omniglot_5way_1shot_maml_plus_plus_long",
+        preset="omniglot_5way_1shot_maml_plus_plus",
+        flags=(
+            *_LONGER_MAML_PLUS_PLUS,
+            "--num_steps=15000",
+            "--multi_step_loss=3000",
+        ),
+        published="99.47 (likewise)",
+    ),
+    Run(
         "omniglot_20way_1shot",
         flags=("--num_steps=10586",),  # How far the GPU came.
         published="95.8 +- 0.3 (5 steps; Finn et al. 2017)",
@@ -152,6 +169,16 @@ RUNS = [
     Run(
         "omniglot_20way_1shot_maml_plus_plus",
         published="97.65 (Antoniou et al. 2019)",
+    ),
+    Run(
+        "omniglot_20way_1shot_maml_plus_plus_long",
+        preset="omniglot_20way_1shot_maml_plus_plus",
+        flags=(
+            *_LONGER_MAML_PLUS_PLUS,
+            "--num_steps=7000",
+            "--multi_step_loss=1400",
+        ),
+        published="97.65 (likewise)",
     ),
     Run(
         "omniglot_5way_1shot_protonet",
@@ -214,6 +241,12 @@ RUNS = [
         published="99.6 (Sung et al. 2018)",
     ),
     Run("omniglot_5way_1shot_snail"),
+    Run(
+        "omniglot_5way_1shot_snail_long",
+        preset="omniglot_5way_1shot_snail",
+        flags=("--downsample=pool", "--num_steps=15000", "--eval_every_steps=1500"),
+        published="99.07 (Mishra et al. 2018)",
+    ),
     Run("cifar_fs_5way_1shot_protonet", tests=_FIVE_SHOTS, published="55.5"),
     Run("cifar_fs_5way_1shot_r2d2", tests=_FIVE_SHOTS, published="62.3"),
     Run(
