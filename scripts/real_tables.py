@@ -30,13 +30,12 @@ class Table(NamedTuple):
         return hashlib.blake2b(self.name.encode()).digest()[0] % 2 == 0
 
 
-def bundled(kind: str) -> list[Table]:
-    """Tables that come with scikit-learn, but for digits: too many rows and columns."""
+def bundled() -> list[Table]:
+    """Tables with classes of scikit-learn's, but for digits: too many rows and columns."""
     from sklearn import datasets
 
     found = []
-    names = {"classes": ("iris", "wine", "breast_cancer"), "numbers": ("diabetes",)}
-    for name in names[kind]:
+    for name in ("iris", "wine", "breast_cancer"):
         data = getattr(datasets, f"load_{name}")()
         none = np.zeros(data.data.shape[1], bool)
         found.append(Table(f"sklearn/{name}", data.data, data.target, none))
