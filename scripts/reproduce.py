@@ -129,8 +129,9 @@ def players() -> str:
     lines.append("|" + "---|" * (2 + len(_PLAYERS)))
     for path in sorted((RESULTS / "meta_rl").glob("bandit_*-0.json")):
         last = kept.read(path).result["rows"][-1]
-        totals = [last["total"], *(last[f"{name}_total"] for name in _PLAYERS)]
-        cells = [f"`{path.stem.removesuffix('-0')}`", *map(_with_interval, totals)]
+        played = ["total", *(f"{name}_total" for name in _PLAYERS)]
+        cells = [f"`{path.stem.removesuffix('-0')}`"]
+        cells += [_with_interval(last[k]) if k in last else "-" for k in played]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

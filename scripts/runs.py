@@ -321,7 +321,7 @@ GAME_RUNS = [
     *(
         Run(
             f"bandit_{pulls}x{arms}{more}",
-            seeds=(0, 1, 2) if pulls < 500 and arms < 50 else (0,),
+            seeds=(0, 1, 2),
             published=f"{published} (Duan et al. 2016)",
             exact=exact,
             targets={(pulls, "total"): (target, _ANY)} if target else {},

