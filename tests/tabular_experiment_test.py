@@ -51,15 +51,16 @@ def test_the_best_predictor_of_linear_tasks_is_bayes_rule():
 
 
 @pytest.mark.parametrize(
-    "prior, asked, expected",
+    "version, prior, asked, expected",
     [
-        ("gaussian_process", [], 1),
-        ("gaussian_process", ["--num_devices=2"], 2),
-        ("numbers", [], None),
+        ((0, 10, 2), "gaussian_process", [], 1),
+        ((0, 10, 2), "gaussian_process", ["--num_devices=2"], 2),
+        ((0, 10, 2), "numbers", [], None),
+        ((0, 11, 2), "gaussian_process", [], None),
     ],
 )
-def test_a_device_draws_gaussian_processes_alone_unless_asked(
-    prior, asked, expected, parse, tmp_path, monkeypatch
+def test_a_device_of_older_jax_draws_gaussian_processes_alone_unless_asked(
+    version, prior, asked, expected, parse, tmp_path, monkeypatch
 ):
     given = []
 
@@ -68,6 +69,7 @@ def test_a_device_draws_gaussian_processes_alone_unless_asked(
         return 0
 
     monkeypatch.setattr(running, "run", run)
+    monkeypatch.setattr(jax, "__version_info__", version)
     parse(door.FLAGS, ["run", f"--workdir={tmp_path}", f"--prior={prior}", *asked])
     assert door.run() == 0 and given == [expected]
 

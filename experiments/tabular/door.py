@@ -61,13 +61,22 @@ def run(started: float | None = None) -> int:
 
     options = door.options(FLAGS)
     if FLAGS.prior == "gaussian_process" and options.num_devices is None:
-        # XLA factorises many matrices at a time on threads of a pool, and waits for them on
-        # another: on a CPU, where each core is a device, all of them wait for ever.
-        options = options._replace(num_devices=1)
+        options = options._replace(num_devices=_devices_that_factorise())
     # The rate falls along them.
     fixed = ("num_steps",)
     settings = door.settings(FLAGS, free=("num_test_tasks",), fixed=fixed)
     return running.run(experiment, options, settings, started=started)
+
+
+def _devices_that_factorise() -> int | None:
+    """One before JAX 0.11.2, where several may wait for each other for ever.
+
+    There many matrices are factorised on threads of a pool, which a thread of the same pool
+    waits for: with as many devices of a CPU as threads, none may be left to do it.
+    """
+    import jax
+
+    return 1 if jax.__version_info__ < (0, 11, 2) else None
 
 
 def experiment():
