@@ -9,11 +9,11 @@ else should run on the machine. Data, network and normalisation are those of the
 `omniglot_5way_1shot_protonet`, which every learner starts from.
 """
 
+import argparse
 import json
 from pathlib import Path
 import sys
 
-from absl import app, flags
 import matplotlib
 
 matplotlib.use("Agg")
@@ -86,18 +86,7 @@ LEARNERS = {
 }
 _TRIAL_STEPS, _LOG_EVERY = 60, 10
 _VALIDATIONS = 10  # Of a run.
-PATH = starts.ROOT / "experiments" / "results" / "omniglot_one_budget.json"
-
-_MINUTES = flags.DEFINE_float("minutes", 2.0, "Of training, each.", 0.01)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where runs are written.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data directory.")
-_LEARNERS = flags.DEFINE_list("learner", [*LEARNERS], "Those to train, by name.")
-
-flags.register_validator(
-    "learner",
-    lambda names: set(names) <= set(LEARNERS),
-    message=f"choose among {', '.join(LEARNERS)}",
-)
+PATH = starts.ROOT / "experiments" / "results" / "benchmark" / "one_budget.json"
 
 
 def asked(name: str) -> list[str]:
@@ -212,17 +201,22 @@ def draw(found: dict[str, dict], path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"Unexpected argument {argv[1]!r}: all settings are --flags.")
-    if _WORKDIR.value:
-        workdir = Path(_WORKDIR.value)
-        workdir.mkdir(parents=True, exist_ok=True)
-        data_dir = _DATA_DIR.value
-        given = [f"--data_dir={data_dir}"] if data_dir else []
-        for name in _LEARNERS.value:
-            train(name, _MINUTES.value, workdir, *given)
-        found = gather(workdir, data_dir)
+def main() -> None:
+    """Reads the command line, trains what is asked for, prints what is kept."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=2.0, help="of training, each")
+    parser.add_argument("--workdir", type=Path, help="where runs are written")
+    parser.add_argument("--data_dir", help="TFDS data directory")
+    parser.add_argument("--only", nargs="+", choices=[*LEARNERS], default=[*LEARNERS])
+    given = parser.parse_args()
+    if given.minutes <= 0:
+        parser.error(f"argument --minutes: must be positive, not {given.minutes:g}")
+    if given.workdir:
+        given.workdir.mkdir(parents=True, exist_ok=True)
+        data = [f"--data_dir={given.data_dir}"] if given.data_dir else []
+        for name in given.only:
+            train(name, given.minutes, given.workdir, *data)
+        found = gather(given.workdir, given.data_dir)
         kept.write(PATH, {"table": table(found).splitlines(), "found": found})
         draw(found, PATH.with_suffix(".png"))
     elif not PATH.exists():
@@ -231,4 +225,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()
