@@ -99,13 +99,9 @@ def steps_of_budget(name: str, minutes: float, workdir: Path, *given: str) -> in
     where = workdir / f"{name}-trial"
     few = f"--num_steps={_TRIAL_STEPS}", f"--eval_every_steps={_TRIAL_STEPS}"
     few += "--num_validation_tasks=2", "--num_test_tasks=2"
-    starts.start(
-        "few_shot",
-        [
-            *(*asked(name), *given, *few),
-            *(f"--log_every_steps={_LOG_EVERY}", f"--workdir={where}"),
-        ],
-    )
+    few += f"--log_every_steps={_LOG_EVERY}", f"--workdir={where}"
+    if not (where / "result.json").exists():
+        starts.start("few_shot", [*asked(name), *given, *few])
     lines = (where / "metrics.jsonl").read_text().splitlines()
     seconds = [json.loads(line)["seconds"] for line in lines]
     per_step = np.median(np.diff(seconds)) / _LOG_EVERY  # The first compiles.
@@ -172,7 +168,7 @@ def table(found: dict[str, dict]) -> str:
             f"`{name}`",
             str(row["inner_steps"]),
             _share(row["accuracy"]["mean"], row["accuracy"]["interval"]),
-            _share(*run["less_the_first"].values()) if name != FIRST else "-",
+            _share(*run["less_the_first"].values()) if "less_the_first" in run else "-",
             str(run["result"]["steps"]),
             f"{np.median(rates):.3g}",
             f"{run['result']['train_seconds'] / 60:.1f}",

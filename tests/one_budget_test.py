@@ -35,11 +35,15 @@ def test_a_trial_tells_how_many_steps_fill_the_minutes(tmp_path, monkeypatch):
             path = tmp_path / "maml-trial"
             path.mkdir()
             (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+            (path / "result.json").write_text("{}")
 
     monkeypatch.setattr(one_budget.starts, "start", start)
     one_budget.train("maml", 3, tmp_path)
     one_budget.train("maml", 3, tmp_path)  # It was cut off: as many steps again.
-    trial, first, again = asked
+    (tmp_path / "maml.steps").unlink()  # Cut off after its trial: no second one.
+    one_budget.train("maml", 3, tmp_path)
+    trial, first, again, later = asked
+    assert later == first
     assert f"--num_steps={60 * 3 * 20}" in first and again == first
     assert f"--eval_every_steps={6 * 3 * 20}" in first
     assert "--learner=maml" in trial and "--learner=maml" in first
